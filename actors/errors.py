@@ -1,0 +1,152 @@
+"""Errors of conversations and models.
+
+    CallboardError                      callboard.store.errors draws the whole tree
+    ├─ Rejected ── Busy                 a turn is running and the caller did not want to queue
+    ├─ Failed ── RunFailed              a run ended as failed; the cause is chained
+    ├─ InvalidTransition                a run cannot go from where it is to where it was told to
+    ├─ UnknownRun                       no such run in this session
+    ├─ UnknownSession                   no such session, or it was deleted
+    ├─ StaleTurn                        the turn is over: what came late was refused
+    └─ ModelError
+       ├─ RateLimited(retry_after_s)    transient
+       ├─ ModelUnavailable              transient: refused, reset, 5xx, timed out
+       ├─ Stalled                       transient: no progress for too long
+       ├─ BadResponse                   transient: an answer that is no answer
+       │  └─ Truncated                  a stream that ended without a finish_reason
+       ├─ BadRequest                    permanent: the server refuses this request
+       │  └─ ContextOverflow            permanent: more tokens than the model takes
+       └─ Refused                       permanent: credentials, permission, quota
+"""
+
+from ..runtime.errors import Failed, Rejected
+from ..store.errors import CallboardError
+
+__all__ = [
+    "BadRequest",
+    "BadResponse",
+    "Busy",
+    "ContextOverflow",
+    "InvalidTransition",
+    "ModelError",
+    "ModelUnavailable",
+    "RateLimited",
+    "Refused",
+    "RunFailed",
+    "Stalled",
+    "StaleTurn",
+    "Truncated",
+    "UnknownRun",
+    "UnknownSession",
+]
+
+
+class Busy(Rejected):
+    """A turn is running on the session and the caller chose `overlap="reject"`. Nothing ran."""
+
+    def __init__(self, session_id: str, *, run_id: str, queue_length: int) -> None:
+        super().__init__(
+            f"session {session_id!r} is busy with run {run_id!r} and {queue_length} more are queued: "
+            'wait and try again, or use overlap="queue"'
+        )
+        self.session_id = session_id
+        self.run_id = run_id
+        self.queue_length = queue_length
+
+
+class InvalidTransition(CallboardError):
+    """A run cannot go from its status to the one asked for; it stays as it is."""
+
+    def __init__(self, run_id: str, *, status: str, wanted: str) -> None:
+        super().__init__(f"run {run_id!r} is {status!r} and cannot become {wanted!r}")
+        self.run_id = run_id
+        self.status = status
+        self.wanted = wanted
+
+
+class UnknownRun(CallboardError):
+    """The session has no run of this id."""
+
+
+class UnknownSession(CallboardError):
+    """There is no session of this id, or it was deleted meanwhile."""
+
+
+class StaleTurn(CallboardError):
+    """The turn is over (interrupted, deleted, or lost with a crash): what came late was refused and not stored."""
+
+
+class RunFailed(Failed):
+    """A run ended as failed. `run_id` finds its record, `__cause__` is the error; history is as before the turn."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"run {run_id!r} failed: {reason}")
+        self.run_id = run_id
+        self.reason = reason
+
+
+class ModelError(CallboardError):
+    """The model's server did not give a usable answer.
+
+    Attributes:
+        transient: True where the same request may succeed later.
+        status: the HTTP status, or None where there was none.
+        request_id: the server's name for the request, for its support desk; None where it gave none.
+    """
+
+    transient = False
+
+    def __init__(self, message: str, *, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id
+
+
+class RateLimited(ModelError):
+    """Too many requests or tokens for now. `retry_after_s` is the server's own wish in seconds, or None."""
+
+    transient = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.retry_after_s = retry_after_s
+
+
+class ModelUnavailable(ModelError):
+    """No connection, a connection that broke, a timeout, or a server's own failure (5xx)."""
+
+    transient = True
+
+
+class Stalled(ModelError):
+    """The stream is open and nothing of use has come for the progress timeout."""
+
+    transient = True
+
+
+class BadResponse(ModelError):
+    """The server answered with something that is not an answer of this API."""
+
+    transient = True
+
+
+class Truncated(BadResponse):
+    """The stream ended without a finish_reason: what came is a fragment, not an answer."""
+
+
+class BadRequest(ModelError):
+    """The server refuses the request as it stands; sending it again would not help."""
+
+
+class ContextOverflow(BadRequest):
+    """The messages are more tokens than the model takes."""
+
+
+class Refused(ModelError):
+    """The key, its permissions or its quota do not allow this."""

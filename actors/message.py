@@ -1,0 +1,81 @@
+"""The nouns that travel and are stored: Message, ToolCall, Usage.
+
+A message is what one party said. Its fields are those of the OpenAI chat format plus what a shared session needs to know:
+who wrote it, in which run, when. `extra` keeps what a server sent beside the known fields (DeepSeek's
+`reasoning_content`, Gemini's `thought_signature`) because some servers want it back.
+
+Source: OpenAI chat completions, message objects.
+"""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+from msgspec import Struct, field
+
+__all__ = ["ROLES", "Message", "Part", "Role", "ToolCall", "Usage"]
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+Part: TypeAlias = dict[str, Any]
+"""One part of a multi-part content, as on the wire: {"type": "text", "text": "..."}, {"type": "image_url", ...}."""
+
+
+class ToolCall(Struct, frozen=True, omit_defaults=True):
+    """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {})."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=True):
+    """One message of a conversation.
+
+    Attributes:
+        role: who speaks, in the API's terms.
+        content: text, a list of parts, or None (an assistant message that only calls tools).
+        tool_calls: the calls that an assistant message asks for.
+        tool_call_id: for role "tool": the call that this is the result of.
+        name: the API's own name field, or None.
+        id: unique within the session; given by the session where empty.
+        seq: place in the session's history from 1; 0 where not stored.
+        author: the agent's name, or whom the caller named; None for a plain user message.
+        run_id: the run that wrote it, or None.
+        created_at_ms: milliseconds since 1970, UTC; 0 where not stored.
+        interrupted: True where this is the part that was there when its turn was stopped.
+        extra: fields of a provider that must be sent back as they came.
+    """
+
+    role: Role
+    content: str | list[Part] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    id: str = ""
+    seq: int = 0
+    author: str | None = None
+    run_id: str | None = None
+    created_at_ms: int = 0
+    interrupted: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The content's text: the string itself, or its text parts joined; "" where there is none."""
+        if isinstance(self.content, list):
+            return "".join(part["text"] for part in self.content if part.get("type") == "text")
+        return self.content or ""
+
+
+class Usage(Struct, frozen=True, omit_defaults=True):
+    """Tokens as the server reported them; `+` adds. `requests` counts the model calls in it."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    requests: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))

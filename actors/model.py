@@ -1,0 +1,108 @@
+"""What a run needs from a language model: one protocol, and the values that cross it.
+
+Two implementations: `OpenAIChat` (any OpenAI-compatible server) and `callboard.testing.ScriptedModel`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias
+
+from msgspec import Struct, field
+
+from .message import Message, Usage
+
+__all__ = ["Delta", "Model", "ModelAnswer", "ModelRequest", "ModelSettings", "OnDelta", "ToolSchema"]
+
+
+class ToolSchema(Struct, frozen=True):
+    """A tool as the model sees it; `parameters` is a JSON schema of type object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class ModelSettings(Struct, frozen=True, omit_defaults=True):
+    """What may differ from call to call; None leaves it to the server.
+
+    Attributes:
+        model: the model's name; None takes the client's.
+        temperature: 0 to 2.
+        top_p: 0 to 1.
+        max_tokens: the most tokens to be generated.
+        stop: up to four texts at which to stop.
+        seed: for repeatable sampling where the server can.
+        tool_choice: "none", "auto", "required", or a tool's name.
+        parallel_tool_calls: whether one answer may ask for several tools.
+        extra_body: further fields of the request's JSON, for servers with their own.
+    """
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+
+
+class ModelRequest(Struct, frozen=True):
+    """One call: the messages in order (instructions first, as a system message), the tools, the settings."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...] = ()
+    settings: ModelSettings = ModelSettings()
+
+
+class ModelAnswer(Struct, frozen=True):
+    """A whole answer.
+
+    Attributes:
+        message: role "assistant"; without id, seq, author, run_id (the session gives those).
+        finish_reason: the server's own word: "stop", "length", "tool_calls", ...
+        usage: what this call cost; all zero where the server said nothing.
+        model: the name that the server gave, or "".
+        request_id: the server's name for the request, or None.
+    """
+
+    message: Message
+    finish_reason: str
+    usage: Usage = Usage()
+    model: str = ""
+    request_id: str | None = None
+
+
+class Delta(Struct, frozen=True, gc=False):
+    """A piece of an answer while it comes. `kind` says what `text` belongs to."""
+
+    kind: Literal["text", "reasoning", "refusal", "tool_call"]
+    text: str
+
+
+OnDelta: TypeAlias = Callable[[Delta], None]
+
+
+class Model(Protocol):
+    """A language model. One object serves many runs at once."""
+
+    @property
+    def name(self) -> str:
+        """What is asked for by default, for run records and spans."""
+        ...
+
+    async def complete(self, request: ModelRequest, *, on_delta: OnDelta | None = None) -> ModelAnswer:
+        """Answer the request. With `on_delta` the answer is streamed: it is called for each piece, in order, never
+        waits, and its pieces of kind "text" joined are the returned message's text.
+
+        Raises:
+            ModelError: see `callboard.actors.errors`; `transient` says whether another try may help. Pieces that were
+                handed out before are then void.
+
+        Cancellation: the connection is closed at once and nothing is left behind.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections. The model can be used again afterwards."""
+        ...

@@ -1,0 +1,95 @@
+"""The root of callboard's errors, and what a store can raise.
+
+    CallboardError
+    ├─ Rejected, Failed, Unknown     callboard.runtime.errors: what became of a request
+    ├─ StoreError                    here: what became of state
+    │  ├─ Fenced                     a newer owner has written: this one never can again
+    │  ├─ Conflict                   the state is not the version that the batch was built on
+    │  ├─ Corrupt                    bytes on disk that are not a record of ours
+    │  ├─ NewerFormat                written by a newer callboard
+    │  ├─ StoreFull                  no space: nothing of the transaction was stored
+    │  ├─ StoreLocked                another process writes to this directory
+    │  └─ StoreUnavailable           the directory or the disk does not answer as it should
+    └─ ModelError, InvalidTransition, ...  callboard.actors.errors: conversations and models
+"""
+
+__all__ = [
+    "CallboardError",
+    "Conflict",
+    "Corrupt",
+    "Fenced",
+    "NewerFormat",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreUnavailable",
+]
+
+
+class CallboardError(Exception):
+    """Everything that callboard raises for faults of operation. Programmers' mistakes are TypeError or ValueError."""
+
+
+class StoreError(CallboardError):
+    """The store could not do what was asked.
+
+    `uncertain` is True where the transaction may have reached the disk all the same.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        self.uncertain = uncertain
+
+
+class Fenced(StoreError):
+    """Nothing was stored: the stream was written under a newer epoch, so its writer has been replaced."""
+
+    def __init__(self, stream: str, *, epoch: int, stored_epoch: int) -> None:
+        super().__init__(f"{stream!r} is owned by epoch {stored_epoch}; a batch of epoch {epoch} is refused")
+        self.stream = stream
+        self.epoch = epoch
+        self.stored_epoch = stored_epoch
+
+
+class Conflict(StoreError):
+    """Nothing was stored: the stream is not at the version that the batch was built on."""
+
+    def __init__(self, stream: str, *, version: int, stored_version: int) -> None:
+        super().__init__(f"{stream!r} is at version {stored_version}; the batch was built on {version}")
+        self.stream = stream
+        self.version = version
+        self.stored_version = stored_version
+
+
+class Corrupt(StoreError):
+    """A record cannot be read. `where` names it; nothing was changed."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"the record {where} cannot be read: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class NewerFormat(StoreError):
+    """Written by a newer callboard than this one. Nothing was changed; upgrade callboard to read it."""
+
+
+class StoreFull(StoreError):
+    """No space left on the disk (or the map's limit is reached). Nothing of the transaction was stored."""
+
+
+class StoreLocked(StoreError):
+    """Another process has this store open for writing. `pid` is that process, or None where it cannot be told."""
+
+    def __init__(self, path: str, *, pid: int | None) -> None:
+        owner = f"process {pid}" if pid is not None else "another process"
+        super().__init__(
+            f"the store {path!r} is open for writing in {owner}: stop it, or use another directory "
+            "(reading from other processes is fine)"
+        )
+        self.path = path
+        self.pid = pid
+
+
+class StoreUnavailable(StoreError):
+    """The directory or the disk does not answer as it should."""
