@@ -1,21 +1,21 @@
 """Errors of conversations and models.
 
-    CallboardError                      callboard.store.errors draws the whole tree
-    ├─ Rejected ── Busy                 a turn is running and the caller did not want to queue
-    ├─ Failed ── RunFailed              a run ended as failed; the cause is chained
-    ├─ InvalidTransition                a run cannot go from where it is to where it was told to
-    ├─ UnknownRun                       no such run in this session
-    ├─ UnknownSession                   no such session, or it was deleted
-    ├─ StaleTurn                        the turn is over: what came late was refused
-    └─ ModelError
-       ├─ RateLimited(retry_after_s)    transient
-       ├─ ModelUnavailable              transient: refused, reset, 5xx, timed out
-       ├─ Stalled                       transient: no progress for too long
-       ├─ BadResponse                   transient: an answer that is no answer
-       │  └─ Truncated                  a stream that ended without a finish_reason
-       ├─ BadRequest                    permanent: the server refuses this request
-       │  └─ ContextOverflow            permanent: more tokens than the model takes
-       └─ Refused                       permanent: credentials, permission, quota
+CallboardError                      callboard.store.errors draws the whole tree
+├─ Rejected ── Busy                 a turn is running and the caller did not want to queue
+├─ Failed ── RunFailed              a run ended as failed; the cause is chained
+├─ InvalidTransition                a run cannot go from where it is to where it was told to
+├─ UnknownRun                       no such run in this session
+├─ UnknownSession                   no such session, or it was deleted
+├─ StaleTurn                        the turn is over: what came late was refused
+└─ ModelError
+   ├─ RateLimited(retry_after_s)    transient
+   ├─ ModelUnavailable              transient: refused, reset, 5xx, timed out
+   ├─ Stalled                       transient: no progress for too long
+   ├─ BadResponse                   transient: an answer that is no answer
+   │  └─ Truncated                  a stream that ended without a finish_reason
+   ├─ BadRequest                    permanent: the server refuses this request
+   │  └─ ContextOverflow            permanent: more tokens than the model takes
+   └─ Refused                       permanent: credentials, permission, quota
 """
 
 from ..runtime.errors import Failed, Rejected

@@ -1,15 +1,15 @@
 """What becomes of a request: every `ask` ends in a reply or in exactly one of these.
 
-    CallboardError
-    ├─ Rejected        it did not run: safe to send again
-    │  ├─ MailboxFull  the actor's queue is at its bound
-    │  ├─ Expired      its deadline passed while it was queued
-    │  ├─ Stopping     the runtime or the actor is shutting down
-    │  ├─ UnknownActor nothing is registered under this kind
-    │  ├─ ActorFailed  the actor's restart budget is spent
-    │  └─ CyclicAsk    it asks an actor that waits for the asker
-    ├─ Failed          it ran and nothing was stored; `__cause__` is the handler's error
-    └─ Unknown         it may have been stored: send it again only with an idempotency key
+CallboardError
+├─ Rejected        it did not run: safe to send again
+│  ├─ MailboxFull  the actor's queue is at its bound
+│  ├─ Expired      its deadline passed while it was queued
+│  ├─ Stopping     the runtime or the actor is shutting down
+│  ├─ UnknownActor nothing is registered under this kind
+│  ├─ ActorFailed  the actor's restart budget is spent
+│  └─ CyclicAsk    it asks an actor that waits for the asker
+├─ Failed          it ran and nothing was stored; `__cause__` is the handler's error
+└─ Unknown         it may have been stored: send it again only with an idempotency key
 """
 
 from ..store.errors import CallboardError

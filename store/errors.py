@@ -1,16 +1,16 @@
 """The root of callboard's errors, and what a store can raise.
 
-    CallboardError
-    ├─ Rejected, Failed, Unknown     callboard.runtime.errors: what became of a request
-    ├─ StoreError                    here: what became of state
-    │  ├─ Fenced                     a newer owner has written: this one never can again
-    │  ├─ Conflict                   the state is not the version that the batch was built on
-    │  ├─ Corrupt                    bytes on disk that are not a record of ours
-    │  ├─ NewerFormat                written by a newer callboard
-    │  ├─ StoreFull                  no space: nothing of the transaction was stored
-    │  ├─ StoreLocked                another process writes to this directory
-    │  └─ StoreUnavailable           the directory or the disk does not answer as it should
-    └─ ModelError, InvalidTransition, ...  callboard.actors.errors: conversations and models
+CallboardError
+├─ Rejected, Failed, Unknown     callboard.runtime.errors: what became of a request
+├─ StoreError                    here: what became of state
+│  ├─ Fenced                     a newer owner has written: this one never can again
+│  ├─ Conflict                   the state is not the version that the batch was built on
+│  ├─ Corrupt                    bytes on disk that are not a record of ours
+│  ├─ NewerFormat                written by a newer callboard
+│  ├─ StoreFull                  no space: nothing of the transaction was stored
+│  ├─ StoreLocked                another process writes to this directory
+│  └─ StoreUnavailable           the directory or the disk does not answer as it should
+└─ ModelError, InvalidTransition, ...  callboard.actors.errors: conversations and models
 """
 
 __all__ = [
