@@ -1,7 +1,7 @@
 """The nouns that travel and are stored: Message, ToolCall, Usage.
 
-A message is what one party said. Its fields are those of the OpenAI chat format plus what a shared session needs to know:
-who wrote it, in which run, when. `extra` keeps what a server sent beside the known fields (DeepSeek's
+A message is what one party said. Its fields are those of the OpenAI chat format plus what a shared session needs to
+know: who wrote it, in which run, when. `extra` keeps what a server sent beside the known fields (DeepSeek's
 `reasoning_content`, Gemini's `thought_signature`) because some servers want it back.
 
 Source: OpenAI chat completions, message objects.
@@ -9,7 +9,7 @@ Source: OpenAI chat completions, message objects.
 
 from typing import Any, Literal, TypeAlias, get_args
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 __all__ = ["ROLES", "Message", "Part", "Role", "ToolCall", "Usage"]
 
@@ -21,11 +21,15 @@ Part: TypeAlias = dict[str, Any]
 
 
 class ToolCall(Struct, frozen=True, omit_defaults=True):
-    """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {})."""
+    """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
+
+    `extra` keeps further fields of the call that must be sent back (Gemini's `extra_content`).
+    """
 
     id: str
     name: str
     arguments: str = ""
+    extra: dict[str, Any] = {}
 
 
 class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=True):
@@ -57,7 +61,7 @@ class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=Tr
     run_id: str | None = None
     created_at_ms: int = 0
     interrupted: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = {}
 
     @property
     def text(self) -> str:
