@@ -1,1 +1,60 @@
-"""callboard.runtime"""
+"""The kernel: actors with mailboxes, supervised, that commit to a store. Knows messages, not conversations.
+
+identity, envelope, signals, errors     what is sent, to whom, and what can become of it
+lifecycle, mailbox, gate, budget        state machines without I/O
+actor, context                          what a user writes, and what a handler may do
+cell, registry                          one place for each actor id
+dispatch, supervisor, children          who runs what, and what happens when it crashes
+committer                               group commit to the store
+post_office, ref                        tell and ask
+timers, waking                          time, and the one file that knows trio from asyncio
+introspect, runtime                     what it shows of itself; composition
+"""
+
+from .actor import Actor, handles
+from .budget import Backoff, RestartPolicy
+from .context import Context, Ticket
+from .envelope import Request
+from .errors import (
+    ActorFailed,
+    CyclicAsk,
+    Expired,
+    Failed,
+    MailboxFull,
+    Rejected,
+    Stopping,
+    Unknown,
+    UnknownActor,
+)
+from .identity import ActorId
+from .introspect import ActorStatistics, RuntimeStatistics
+from .ref import Ref
+from .runtime import Runtime
+from .signals import Abandoned, Answered, ChildEnded
+
+__all__ = [
+    "Abandoned",
+    "Actor",
+    "ActorFailed",
+    "ActorId",
+    "ActorStatistics",
+    "Answered",
+    "Backoff",
+    "ChildEnded",
+    "Context",
+    "CyclicAsk",
+    "Expired",
+    "Failed",
+    "MailboxFull",
+    "Ref",
+    "Rejected",
+    "Request",
+    "RestartPolicy",
+    "Runtime",
+    "RuntimeStatistics",
+    "Stopping",
+    "Ticket",
+    "Unknown",
+    "UnknownActor",
+    "handles",
+]

@@ -1,0 +1,90 @@
+"""What a user writes: an Actor with handlers, one per class of message.
+
+    class Add(Request[int], frozen=True):
+        amount: int
+
+    class Counter(Actor):
+        total = 0
+
+        @handles(Add)
+        def add(self, message: Add, context: Context) -> int:
+            self.total += message.amount
+            return self.total
+
+Handlers of one actor never overlap, across every await. A handler is a plain function where it needs no I/O, which
+makes an ask cost no task switch, else `async`. What it stages with `context.stage` commits after it returns; its reply
+and all that it sends is held back until that commit is durable, while the next message is already being handled.
+
+What a handler raises: a CallboardError is an answer (the caller gets it, the actor goes on; raise before changing
+state). Anything else is a crash: nothing of this handler is stored, the caller gets Failed with the error as its cause,
+and the supervisor restarts the actor from the store.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from msgspec import Struct
+
+from .context import Context
+from .envelope import Request
+from .identity import ActorId
+
+__all__ = ["Actor", "Handler", "handles"]
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+OnCancel = Literal["cancel", "detach"]
+
+_MARK = "_callboard_handles"
+
+
+class Handler(Struct, frozen=True):
+    """How one class of message is handled; see `handles`."""
+
+    function: Callable[[Any, Any, Context], Any]
+    is_async: bool
+    gated: bool
+    retryable: bool
+    on_cancel: OnCancel
+
+
+def handles(
+    message_type: type[Request[Any]], *, gated: bool = True, retryable: bool = False, on_cancel: OnCancel = "detach"
+) -> Callable[[MethodT], MethodT]:
+    """Mark a method as the handler of a class of message.
+
+    Args:
+        message_type: exactly this class; subclasses have their own handler.
+        gated: False lets the reply go before earlier writes are durable: for reads of committed state.
+        retryable: after a crash of the actor, deliver the message again where its reply was still owed.
+        on_cancel: what happens to the work when the caller is cancelled or its deadline passes: "cancel" it (an async
+            handler is cancelled, an owed reply is announced as Abandoned), or "detach": it goes on.
+    """
+
+    def mark(method: MethodT) -> MethodT:
+        options = (inspect.iscoroutinefunction(method), gated, retryable, on_cancel)
+        setattr(method, _MARK, (message_type, Handler(cast("Any", method), *options)))
+        return method
+
+    return mark
+
+
+class Actor:
+    """One activation of one actor id. Derive from it, add handlers, and register the class with a runtime."""
+
+    handlers: ClassVar[Mapping[type, Handler]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = {mark[0]: mark[1] for value in vars(cls).values() if (mark := getattr(value, _MARK, None)) is not None}
+        cls.handlers = {**cls.handlers, **own}
+
+    def __init__(self, id: ActorId) -> None:
+        self.id = id
+
+    def load(self, context: Context) -> Awaitable[None] | None:
+        """Read what is needed from `context.store`, before the first message. Plain or async.
+
+        It may stage writes (a repair, say), which commit like a handler's. An exception is a crash, save a StoreError:
+        that is an outage, and is tried again without cost to the restart budget.
+        """
+        return None

@@ -1,0 +1,106 @@
+"""The output gate: what depends on a commit goes out after it, in order, or not at all. Pure.
+
+Each batch that is on its way to the disk has a Pending with the outputs that wait for it: replies, messages, calls.
+Commits come back in the order in which they were given, so the gate is a queue. An output that stages nothing itself
+still waits for the newest batch, because it may show what that batch wrote.
+
+Source: S. Li et al., "output commit" in rollback recovery (Elnozahy et al., ACM Computing Surveys 34(3), 2002, 2.4).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..store.errors import StoreError
+from .envelope import Delivery
+from .errors import Failed, Unknown
+
+__all__ = ["Gate", "HeldCall", "HeldReply", "Output", "commit_failure"]
+
+
+class Output(Protocol):
+    """Something that a handler wants to go out."""
+
+    def release(self) -> None:
+        """What it depends on is durable."""
+        ...
+
+    def refuse(self, error: StoreError) -> None:
+        """What it depends on was not stored, or nobody can tell."""
+        ...
+
+
+class HeldReply:
+    """An answer, or an error as the answer."""
+
+    __slots__ = ("delivery", "error", "value")
+
+    def __init__(self, delivery: Delivery, value: Any, error: BaseException | None) -> None:
+        self.delivery = delivery
+        self.value = value
+        self.error = error
+
+    def release(self) -> None:
+        self.delivery.settle(self.value, self.error)
+
+    def refuse(self, error: StoreError) -> None:
+        self.delivery.settle(None, commit_failure(error))
+
+
+class HeldCall:
+    """A message to be sent or a call to be made; dropped where its commit failed."""
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def release(self) -> None:
+        self._action()
+
+    def refuse(self, error: StoreError) -> None:
+        pass
+
+
+def commit_failure(error: StoreError) -> Failed | Unknown:
+    """What a caller whose reply hung on a failed commit is told: Failed, or Unknown where it may have been stored."""
+    failure: Failed | Unknown
+    if error.uncertain:
+        failure = Unknown(f"the request may have been stored: {error}")
+    else:
+        failure = Failed(f"nothing of the request was stored: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+class Gate:
+    """The outputs of one actor that wait for its commits in flight."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending: deque[list[Output]] = deque()
+
+    def __len__(self) -> int:
+        """How many batches are in flight."""
+        return len(self._pending)
+
+    def close_behind(self, outputs: list[Output]) -> None:
+        """A batch was given to the committer: hold these until it comes back."""
+        self._pending.append(outputs)
+
+    def hold(self, outputs: list[Output]) -> bool:
+        """Hold these until the newest batch comes back; False where none is in flight: they may go at once."""
+        if not self._pending:
+            return False
+        self._pending[-1].extend(outputs)
+        return True
+
+    def committed(self, error: StoreError | None) -> None:
+        """The oldest batch came back: let its outputs go, or refuse them."""
+        outputs = self._pending.popleft()
+        for output in outputs:
+            if error is None:
+                output.release()
+            else:
+                output.refuse(error)

@@ -1,0 +1,126 @@
+"""The queue of one actor id. Pure: no await, no clock, so that every change happens in one piece.
+
+Two lanes: *control* is unbounded, goes first and is meant for a few small messages of the kernel; *user* is FIFO and
+bounded by count and by bytes. What finds the user lane full waits in the *lobby*, in order, and moves in as space
+comes; its sender knows by `Delivery.admitted`. A delivery that was given up is a tombstone: it counts no more and is
+skipped.
+
+A mailbox belongs to the id, not to an activation: it outlives restarts, and `put_back` restores the order.
+"""
+
+from collections import deque
+from enum import Enum, auto
+
+from .envelope import Delivery, Phase
+
+__all__ = ["MAILBOX_BYTES_MAX", "MAILBOX_COUNT_MAX", "Mailbox", "Offered"]
+
+MAILBOX_COUNT_MAX = 128
+MAILBOX_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Offered(Enum):
+    """What became of a delivery that was offered."""
+
+    QUEUED = auto()
+    WAITING = auto()
+    FULL = auto()
+
+
+class Mailbox:
+    """See the module's text. `count` and `size_bytes` are those of the user lane, without tombstones."""
+
+    __slots__ = ("_bytes_max", "_control", "_count_max", "_lobby", "_user", "count", "size_bytes")
+
+    def __init__(self, *, count_max: int = MAILBOX_COUNT_MAX, bytes_max: int = MAILBOX_BYTES_MAX) -> None:
+        if count_max < 1 or bytes_max < 1:
+            raise ValueError(f"a mailbox holds at least 1 message and 1 byte, not {count_max} and {bytes_max}")
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._control: deque[Delivery] = deque()
+        self._user: deque[Delivery] = deque()
+        self._lobby: deque[Delivery] = deque()
+        self.count = 0
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        """All that is queued, lobby included; tombstones may still count in the lanes' ends."""
+        return len(self._control) + len(self._user) + len(self._lobby)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for space."""
+        return len(self._lobby)
+
+    def offer(self, delivery: Delivery, *, wait: bool = True) -> Offered:
+        """Queue a delivery at the end of the user lane, in the lobby where that is full, or say FULL if not `wait`."""
+        if not self._lobby and self._fits(delivery):
+            self._admit(delivery)
+            return Offered.QUEUED
+        if not wait:
+            return Offered.FULL
+        self._lobby.append(delivery)
+        return Offered.WAITING
+
+    def offer_control(self, delivery: Delivery) -> None:
+        """Queue a delivery that goes before every user message."""
+        delivery.admitted = True
+        self._control.append(delivery)
+
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Queue these again before all others, in their own order, whatever the bound says: they were in before."""
+        for delivery in reversed(deliveries):
+            self._user.appendleft(delivery)
+            self._count(delivery, 1)
+
+    def take(self) -> Delivery | None:
+        """The next live delivery, or None. Space that comes free is given to the lobby."""
+        while self._control:
+            delivery = self._control.popleft()
+            if delivery.phase is Phase.QUEUED:
+                return delivery
+        while self._user:
+            delivery = self._user.popleft()
+            if delivery.phase is not Phase.QUEUED:
+                continue
+            self._count(delivery, -1)
+            if self._lobby:
+                self._move_in()
+            return delivery
+        return None
+
+    def bury(self, delivery: Delivery) -> None:
+        """A delivery of the user lane or the lobby was given up: count it no more. Call it before settling."""
+        if delivery.admitted:
+            self._count(delivery, -1)
+            if len(self._user) > 2 * self.count + 16:  # callers that give up while a handler hangs must not pile up
+                self._user = deque(d for d in self._user if d.phase is Phase.QUEUED and d is not delivery)
+        else:
+            self._lobby.remove(delivery)
+        self._move_in()
+
+    def clear(self) -> list[Delivery]:
+        """Empty all of it; the live deliveries in order."""
+        live = [d for lane in (self._control, self._user, self._lobby) for d in lane if d.phase is Phase.QUEUED]
+        for lane in (self._control, self._user, self._lobby):
+            lane.clear()
+        self.count = self.size_bytes = 0
+        return live
+
+    def _fits(self, delivery: Delivery) -> bool:
+        # One message larger than the whole bound still goes into an empty mailbox, or it could never be delivered.
+        room_bytes = self.size_bytes + delivery.envelope.size_bytes <= self._bytes_max
+        return self.count < self._count_max and (room_bytes or self.count == 0)
+
+    def _count(self, delivery: Delivery, sign: int) -> None:
+        self.count += sign
+        self.size_bytes += sign * delivery.envelope.size_bytes
+
+    def _admit(self, delivery: Delivery) -> None:
+        self._user.append(delivery)
+        self._count(delivery, 1)
+        delivery.admit()
+
+    def _move_in(self) -> None:
+        while self._lobby and self._fits(self._lobby[0]):
+            self._admit(self._lobby.popleft())

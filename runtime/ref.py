@@ -1,0 +1,95 @@
+"""How code outside of actors, and async handlers, talk to an actor: `tell` and `ask`.
+
+| | returns |
+|---|---|
+| tell | once the message is queued |
+| ask | the reply, durable with all that it depends on |
+
+| raised | what it means |
+|---|---|
+| Rejected | it did not run, or was not queued: safe to send again |
+| Failed | it ran, and nothing was stored; the cause is chained |
+| Unknown | it may have been stored |
+| another CallboardError | the handler's own answer; nothing was stored |
+"""
+
+import math
+from typing import Any, Literal, Protocol, TypeVar
+
+from .cell import Cell
+from .envelope import Delivery, Request
+from .identity import ActorId
+
+__all__ = ["ASK_TIMEOUT_S", "Overflow", "Post", "Ref"]
+
+ReplyT = TypeVar("ReplyT")
+
+ASK_TIMEOUT_S = 30.0
+
+Overflow = Literal["wait", "reject"]
+"""What to do at a full mailbox: wait for space, within the deadline, or raise MailboxFull."""
+
+
+class Post(Protocol):
+    """What a Ref needs of the runtime."""
+
+    def post(self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow) -> Delivery: ...
+
+    def deadline(self, timeout_s: float) -> float: ...
+
+    async def wait_settled(self, cell: Cell, delivery: Delivery) -> None: ...
+
+    async def wait_admitted(self, cell: Cell, delivery: Delivery) -> None: ...
+
+
+class Ref:
+    """A reference to one actor. It stays good over restarts and passivation; making one starts nothing."""
+
+    __slots__ = ("_cell", "_post")
+
+    def __init__(self, post: Post, cell: Cell) -> None:
+        self._post = post
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"<Ref {self._cell.id}>"
+
+    @property
+    def id(self) -> ActorId:
+        return self._cell.id
+
+    async def ask(
+        self, message: Request[ReplyT], *, timeout_s: float = ASK_TIMEOUT_S, overflow: Overflow = "wait"
+    ) -> ReplyT:
+        """Send and wait for the reply.
+
+        Args:
+            message: one that the actor's kind handles.
+            timeout_s: seconds until the caller gives up; inf for never.
+            overflow: see Overflow.
+
+        Raises:
+            Rejected, Failed, Unknown: see the module's table; exactly one outcome, exactly once.
+
+        Cancellation: while queued, the message will never run. Once it runs, the work is cancelled or goes on, as its
+            handler's `on_cancel` says; a commit is never interrupted.
+
+        Cost: no task switch where the actor is idle, its handler plain, and the reply waits for no commit.
+        """
+        delivery = self._post.post(self._cell, message, deadline=self._post.deadline(timeout_s), overflow=overflow)
+        await self._post.wait_settled(self._cell, delivery)
+        reply: ReplyT = delivery.result()
+        return reply
+
+    async def tell(self, message: Request[Any], *, timeout_s: float = math.inf, overflow: Overflow = "wait") -> None:
+        """Send without waiting for an answer; returns once the message is queued.
+
+        `timeout_s` bounds the whole: the wait for space, and how long the message may stay queued.
+
+        Raises:
+            Rejected: it was not queued, and will not run.
+
+        Cancellation: while it waits for space, nothing happened; it never waits afterwards.
+        """
+        delivery = self._post.post(self._cell, message, deadline=self._post.deadline(timeout_s), overflow=overflow)
+        await self._post.wait_admitted(self._cell, delivery)

@@ -1,0 +1,54 @@
+"""Which kinds of actor there are, and the one cell of each id."""
+
+from collections.abc import Iterator
+
+from .cell import ActorKind, Cell
+from .errors import UnknownActor
+from .identity import ActorId, checked_id
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """A dict in front of which ids are checked. Cells are made on first use: an idle id costs nothing."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, ActorKind] = {}
+        self._cells: dict[ActorId, Cell] = {}
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(list(self._cells.values()))
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def add(self, kind: ActorKind) -> None:
+        """Make a kind known.
+
+        Raises:
+            ValueError: the name is taken, or is no good for an id.
+        """
+        checked_id(kind.name, "x")
+        if kind.name in self._kinds:
+            raise ValueError(f"a kind named {kind.name!r} is registered already; choose another name")
+        self._kinds[kind.name] = kind
+
+    def cell(self, kind: str, key: str) -> Cell:
+        """The one cell of this id.
+
+        Raises:
+            UnknownActor: no such kind.
+            TypeError, ValueError: see `identity.checked_id`.
+        """
+        cell = self._cells.get(ActorId(kind, key))
+        if cell is None:
+            id = checked_id(kind, key)
+            if kind not in self._kinds:
+                known = ", ".join(sorted(self._kinds)) or "none"
+                raise UnknownActor(f"no kind of actor is named {kind!r}; registered: {known}. Use Runtime.register")
+            cell = self._cells[id] = Cell(id, self._kinds[kind])
+        return cell
+
+    def find(self, id: ActorId) -> Cell | None:
+        """The cell of this id if there is one already."""
+        return self._cells.get(id)

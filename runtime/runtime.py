@@ -1,0 +1,293 @@
+"""The runtime: composes the rooms of the kernel, and is opened and closed in order. No decision is made here.
+
+Opening: claim the store, start the service tasks, let `recover` put right what an earlier process left, then it is
+ready. Closing: refuse new work from outside, let what is under way finish until the deadline, cancel the rest, flush
+the commits, close. The service tasks live in a task group of their own, shielded, so that a cancelled host still ends
+in that order.
+"""
+
+import contextvars
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..store.contract import Store
+from ..store.errors import StoreError
+from .actor import Actor
+from .budget import RestartPolicy
+from .cell import ActorKind, Cell
+from .children import Children
+from .committer import Committer
+from .dispatch import Dispatcher
+from .envelope import Delivery, Request, current_chain
+from .errors import Stopping
+from .identity import ActorId
+from .introspect import ActorStatistics, RuntimeStatistics, actor_statistics
+from .lifecycle import State
+from .post_office import PostOffice
+from .ref import Ref
+from .registry import Registry
+from .supervisor import Supervisor
+from .timers import Timers
+from .waking import Backend, current_backend
+
+__all__ = ["DRAIN_TIMEOUT_S", "Runtime"]
+
+_log = logging.getLogger("callboard.runtime")
+
+DRAIN_TIMEOUT_S = 30.0
+CANCEL_GRACE_S = 5.0
+"""How long cancelled work may take to say how it ended, after the drain's deadline."""
+
+
+class Runtime:
+    """Hosts actors in the present event loop, trio or asyncio: `async with Runtime(MemoryStore) as runtime: ...`.
+
+    Args:
+        open_store: gives the store where actors keep their state, for instance the class MemoryStore; the store is
+            closed with the runtime.
+        drain_timeout_s: how long work under way may go on after the block was left. Left by an exception or a
+            cancellation, it is cancelled at once.
+
+    What holds after the block: all that was answered is stored; every request has its answer; no task is left. What was
+    cut is in `cut`.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+        if drain_timeout_s < 0:
+            raise ValueError(f"drain_timeout_s is a number of seconds from 0, not {drain_timeout_s}")
+        self._open_store = open_store
+        self._drain_timeout_s = drain_timeout_s
+        self._registry = Registry()
+        self._supervisor = Supervisor(self)
+        self._activations = count(1)
+        self._entered = False
+        self._open = False
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self.cut: list[str] = []
+
+    # For users ------------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """The store, for reading."""
+        return self._store
+
+    def register(
+        self,
+        kind: str,
+        factory: Callable[[ActorId], Actor],
+        *,
+        durable: bool = True,
+        restart: RestartPolicy | None = None,
+    ) -> None:
+        """Make a kind of actor known: `runtime.register("counter", Counter)`.
+
+        Args:
+            kind: the first half of these actors' ids.
+            factory: called with the id for each activation; an Actor class will do.
+            durable: False for actors that never stage writes.
+            restart: how often a crash is forgiven.
+
+        Raises:
+            ValueError: the kind is registered already.
+        """
+        self._registry.add(ActorKind(kind, factory, durable=durable, restart=restart))
+
+    def actor(self, kind: str, key: str) -> Ref:
+        """A reference to one actor; it is activated by its first message.
+
+        Raises:
+            UnknownActor: nobody has registered this kind.
+            Stopping: the runtime is not open.
+            TypeError, ValueError: the key is not text of 1 to 300 bytes.
+        """
+        if not self._open:
+            raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
+        return Ref(self._post, self._registry.cell(kind, key))
+
+    def resume(self, kind: str, key: str) -> None:
+        """Let an actor that has spent its restart budget try again."""
+        self._supervisor.resume(self._registry.cell(kind, key))
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Call `closer` when the runtime closes, after its actors have ended. The same one is called once."""
+        if closer not in self._closers:
+            self._closers.append(closer)
+
+    def inspect(self, kind: str, key: str) -> ActorStatistics:
+        """The figures of one actor, without waking it."""
+        return actor_statistics(self._registry.cell(kind, key))
+
+    def statistics(self) -> RuntimeStatistics:
+        """The figures of the whole."""
+        cells = list(self._registry)
+        return RuntimeStatistics(
+            actors=len(cells),
+            active=sum(cell.state is State.READY for cell in cells),
+            failed=sum(cell.state is State.FAILED for cell in cells),
+            children=len(self._children) if self._open else 0,
+            handled=self._supervisor.handled,
+            crashes=self._supervisor.crashes,
+            commit_groups=self._committer.groups if self._open else 0,
+            commits_in_flight=self._committer.in_flight if self._open else 0,
+        )
+
+    # Opening and closing --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a Runtime is opened once: make a new one")
+        self._entered = True
+        self._backend: Backend = current_backend()
+        self._wall_offset_s = time.time() - self._backend.now()
+        self._variables = contextvars.copy_context()
+        self._store = self._open_store()
+        try:
+            self._owner = self._store.claim()
+        except StoreError:
+            self._store.close()
+            raise
+        self._timers = Timers(self._backend)
+        self._dispatcher = Dispatcher(self._backend, self._supervisor.step)
+        self._committer = Committer(self._store, self._backend, delivered=self._after_commits)
+        self._supervisor.dispatcher = self._dispatcher
+        self._supervisor.committer = self._committer
+        self._post = PostOffice(
+            self._backend,
+            self._registry,
+            self._supervisor,
+            dispatcher=self._dispatcher,
+            timers=self._timers,
+            changed=self._note_change,
+        )
+        self._changed = self._backend.waker()
+        self._ended = anyio.Event()
+        self._host_tasks = anyio.create_task_group()
+        await self._host_tasks.__aenter__()
+        self._tasks: TaskGroup = await self._host_tasks.start(self._serve)
+        self._children = Children(self._tasks, self.signal, self._note_change)
+        self._open = True
+        try:
+            await self.recover()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._close(0.0 if error is not None else self._drain_timeout_s)
+        # Without the error: the task group would wrap it, and the host's own exception must leave as it is.
+        await self._host_tasks.__aexit__(None, None, None)
+
+    async def recover(self) -> None:
+        """Put right what an earlier process left behind; called once, before the runtime is ready. For subclasses."""
+
+    async def _serve(self, *, task_status: anyio.abc.TaskStatus[TaskGroup]) -> None:
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._timers.serve)
+                tasks.start_soon(self._dispatcher.serve)
+                task_status.started(tasks)
+                await self._ended.wait()
+                tasks.cancel_scope.cancel()
+
+    async def _close(self, drain_timeout_s: float) -> None:
+        self._post.accepting = False
+        if not await self._wait_quiet(drain_timeout_s):
+            self.cut = self._children.cancel_all()
+            for cell in self._registry:
+                if cell.scope is not None:
+                    self.cut.append(f"{cell.id}: a handler")
+                    cell.scope.cancel()
+            await self._wait_quiet(CANCEL_GRACE_S)
+        self._open = False
+        for cell in self._registry:
+            self.cut.extend(self._supervisor.stop(cell))
+        if self.cut:
+            _log.warning("closing cut %d pieces of work: %s", len(self.cut), "; ".join(self.cut[:20]))
+        await self._committer.aclose()
+        for closer in self._closers:
+            await closer()
+        self._ended.set()
+        self._store.close()
+
+    async def _wait_quiet(self, timeout_s: float) -> bool:
+        """Wait until nothing is queued, running, owed or in flight; False where the time did not suffice."""
+        with anyio.move_on_after(timeout_s):
+            while not self._quiet():
+                await self._changed.wait()
+        return self._quiet()
+
+    def _quiet(self) -> bool:
+        return self._dispatcher.idle and not self._children and all(cell.quiet for cell in self._registry)
+
+    # For contexts and the supervisor --------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self._backend.now()
+
+    def wall_ms(self) -> int:
+        return int((self._backend.now() + self._wall_offset_s) * 1000)
+
+    def next_epoch(self) -> int:
+        # Greater for every later owner of the store, and for every later activation by the same owner.
+        return (self._owner << 32) + next(self._activations)
+
+    def at(self, when: float, action: Callable[[], None]) -> object:
+        return self._timers.at(when, action)
+
+    def send(
+        self,
+        to: ActorId,
+        message: Request[Any],
+        *,
+        sender: ActorId,
+        on_settled: Callable[[Delivery], None] | None = None,
+    ) -> None:
+        self._post.send(to, message, sender=sender, on_settled=on_settled)
+
+    def signal(self, to: ActorId, message: Request[None]) -> None:
+        self._post.signal(to, message)
+
+    def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
+        self._children.spawn(owner, tag, work)
+
+    def cancel_child(self, owner: ActorId, tag: Any) -> bool:
+        return self._children.cancel(owner, tag)
+
+    def cancel_children(self, cell: Cell) -> None:
+        self._children.cancel_all(cell.id)
+
+    def start_task(self, cell: Cell, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run an async handler or load in the actor's own context."""
+        chain = cell.running.envelope.chain if cell.running is not None else ()
+
+        async def task() -> None:
+            current_chain.set((*chain, cell.id))
+            await work()
+            self._note_change()
+
+        assert cell.variables is not None
+        cell.variables.run(self._tasks.start_soon, task)
+
+    def fresh_variables(self) -> contextvars.Context:
+        """The context variables as they were when the runtime was opened: no caller's leak into a handler."""
+        return self._variables.copy()
+
+    def _after_commits(self) -> None:
+        self._dispatcher.run()
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if not self._post.accepting:
+            self._changed.wake()

@@ -1,0 +1,80 @@
+"""Deadlines and delays of a whole runtime in one heap with one task.
+
+A cancel scope for each ask would cost 4 to 7 us (FACTS.md, "Messaging"); an entry here costs about one. Cancelled
+entries stay in the heap until they come up or are more than half of it.
+"""
+
+import heapq
+import math
+from collections.abc import Callable
+from itertools import count
+
+import anyio
+
+from .waking import Backend
+
+__all__ = ["Timer", "Timers"]
+
+_COMPACT_MIN = 1024
+
+
+class Timer:
+    """One entry. `cancel` may be called at any time, also after it has fired."""
+
+    __slots__ = ("_timers", "action")
+
+    def __init__(self, timers: "Timers", action: Callable[[], None]) -> None:
+        self._timers = timers
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        if self.action is not None:
+            self.action = None
+            self._timers.forgot()
+
+
+class Timers:
+    """Calls plain functions at times on the event loop's clock, in order of time, then of their making."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
+        self._numbers = count()
+        self._waker = backend.waker()
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._cancelled
+
+    def at(self, when: float, action: Callable[[], None]) -> Timer:
+        """Call `action` (plain, short, must not raise) at `when`; a time that has passed means soon."""
+        timer = Timer(self, action)
+        if not self._heap or when < self._heap[0][0]:
+            self._waker.wake()
+        heapq.heappush(self._heap, (when, next(self._numbers), timer))
+        return timer
+
+    def forgot(self) -> None:
+        """An entry was cancelled. For Timer."""
+        self._cancelled += 1
+        if self._cancelled > _COMPACT_MIN and 2 * self._cancelled > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
+    async def serve(self) -> None:
+        """Fire what is due, for ever. One task of the runtime runs this."""
+        while True:
+            self._fire(self._backend.now())
+            deadline = self._heap[0][0] if self._heap else math.inf
+            with anyio.CancelScope(deadline=deadline):
+                await self._waker.wait()
+
+    def _fire(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            _, _, timer = heapq.heappop(self._heap)
+            action, timer.action = timer.action, None
+            if action is None:
+                self._cancelled -= 1
+            else:
+                action()
