@@ -22,6 +22,7 @@ __all__ = [
     "SESSION_ID_BYTES_MAX",
     "TAGS_MAX",
     "TAG_BYTES_MAX",
+    "TOOL_RESULT_BYTES_MAX",
     "check_agent_name",
     "check_author",
     "check_limit",
@@ -53,6 +54,9 @@ METADATA_BYTES_MAX = 64 * 1024
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Bytes as msgpack. Half of a mailbox's default bound of 8 MiB, so that one message always fits beside another."""
+
+TOOL_RESULT_BYTES_MAX = 1024 * 1024
+"""UTF-8 bytes of text. A quarter of a message; more than any model reads at once."""
 
 JSON_DEPTH_MAX = 32
 """Lists and objects inside each other. Deeper ones are a mistake, most often a value that contains itself."""
