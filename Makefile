@@ -77,5 +77,5 @@ $(FOR_WORK): | $(MADE)
 
 $(LINKED): | $(MADE)
 	@if [ -d build ]; then find build -type l ! -exec test -e {} \; -delete; fi
-	pip install --quiet --editable . --no-deps --no-build-isolation
+	PYTHONWARNINGS=ignore pip install --quiet --editable . --no-deps --no-build-isolation
 	@rm -f $(VENV)/.linked-* && touch $@
