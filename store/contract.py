@@ -61,7 +61,10 @@ class Row(Struct, frozen=True, gc=False):
 
 
 class IndexRow(Struct, frozen=True, gc=False):
-    """An index entry `value` (at most 400 bytes) that points at the batch's stream: added, or removed if not `present`."""
+    """An index entry that points at the batch's stream: added, or removed if not `present`.
+
+    `value` has at most 400 bytes, at most 100 of them zero (each is escaped with a second byte in the entry's key).
+    """
 
     index: Index
     value: bytes

@@ -1,0 +1,181 @@
+"""The door of an LMDB store: its directory, its one writer, its format; each fault there told apart and named.
+
+    support.lmdb/
+    ├─ data.mdb         LMDB's file
+    ├─ lock.mdb         LMDB's table of readers
+    └─ callboard.lock   held with flock by the writing process, whose pid it contains
+
+LMDB itself lets several processes write in turn. We do not, because the writer keeps what it knows of the streams in
+memory. The kernel drops a flock with its process, however that died, so a file left behind is no obstacle.
+"""
+
+import fcntl
+import os
+import weakref
+from pathlib import Path
+
+import lmdb
+
+from . import keys
+from .errors import Corrupt, NewerFormat, StoreError, StoreFull, StoreLocked, StoreUnavailable
+
+__all__ = [
+    "FORMAT_VERSION",
+    "WriterLock",
+    "check_format",
+    "make_directory",
+    "open_environment",
+    "read_error",
+    "write_error",
+    "write_format",
+]
+
+FORMAT_VERSION = 1
+READERS_MAX = 512
+"""LMDB's default of 126 is soon used up by readers in threads; a slot costs 64 bytes."""
+
+
+class WriterLock:
+    """The right to write to a directory, held until `release` or the end of the process.
+
+    Raises:
+        StoreLocked: somebody else holds it, perhaps in this very process.
+        StoreUnavailable: the lock file cannot be opened.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            self._fd = os.open(directory / "callboard.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the store {str(directory)!r} cannot be written to: {error.strerror}; "
+                "check its owner and permissions, or use another directory"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = _read_pid(self._fd)
+            self.release()
+            raise StoreLocked(str(directory), pid=pid) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        _held.add(self)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    """A forked child shares the flock: unless its copy is closed, it keeps the store locked after its parent's end."""
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _read_pid(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def make_directory(path: Path) -> None:
+    """The directory exists afterwards, readable to its owner only where it is new. StoreUnavailable if it cannot."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreUnavailable(
+            f"{str(path)!r} is a file, but a store is a directory: give the name of a directory, which may be a new one"
+        ) from error
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store {str(path)!r} cannot be created: {error.strerror}; use a directory that you may write to"
+        ) from error
+
+
+def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: int) -> lmdb.Environment:
+    """LMDB's environment in `path`, which is made first unless `readonly`.
+
+    Raises:
+        StoreUnavailable: there is none and `readonly`, or the disk or its permissions do not allow it.
+        Corrupt: what lies there is not LMDB's.
+    """
+    if readonly and not (path / "data.mdb").is_file():
+        raise StoreUnavailable(
+            f"there is no store at {str(path)!r}: check the path (only opening it for writing creates it)"
+        )
+    try:
+        return lmdb.open(
+            str(path),
+            map_size=map_size_bytes,
+            readonly=readonly,
+            create=not readonly,
+            sync=sync,
+            metasync=sync,
+            mode=0o600,
+            # Readahead reads 32 pages for each cold one: wasted on many small streams.
+            readahead=False,
+            max_readers=READERS_MAX,
+            max_dbs=0,
+        )
+    except lmdb.Error as error:
+        raise read_error(error, path) from error
+
+
+def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
+    """False where the environment is empty, True where it holds a store that we can read.
+
+    Raises:
+        NewerFormat: a newer callboard wrote it.
+        Corrupt: it belongs to some other program.
+    """
+    data = txn.get(keys.FORMAT)
+    if data is None:
+        if txn.stat()["entries"]:
+            raise Corrupt(f"format of the store {str(path)!r}", "this is an LMDB directory of another program")
+        return False
+    version = int.from_bytes(data, "big")
+    if len(data) != 8 or version == 0:
+        raise Corrupt(f"format of the store {str(path)!r}", f"{data!r} is no format number")
+    if version > FORMAT_VERSION:
+        raise NewerFormat(
+            f"the store {str(path)!r} has format {version}, and this callboard reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    return True
+
+
+def write_format(txn: "lmdb.Transaction[bytes]") -> None:
+    txn.put(keys.FORMAT, keys.number(FORMAT_VERSION))
+
+
+_NOT_OURS = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
+
+
+def read_error(error: lmdb.Error, path: Path) -> StoreError:
+    """What an error of LMDB's means to somebody who opens or reads the store."""
+    if isinstance(error, _NOT_OURS):
+        return Corrupt(
+            f"file of the store {str(path)!r}", f"{error}; restore the directory from a copy, or use another"
+        )
+    if "already open in this process" in str(error):
+        return StoreUnavailable(f"the store {str(path)!r} is already open in this process: use that one, or close it")
+    return StoreUnavailable(f"the store {str(path)!r} does not answer: {error}")
+
+
+def write_error(error: lmdb.Error, path: Path, *, uncertain: bool) -> StoreError:
+    """What an error of LMDB's means to somebody who writes."""
+    if not uncertain and (isinstance(error, lmdb.DiskError) or _is_full(path)):
+        return StoreFull(f"no space is left for the store {str(path)!r}; nothing was stored: free some and try again")
+    advice = "it may have been stored all the same: open the store again" if uncertain else "nothing was stored"
+    return StoreUnavailable(f"the store {str(path)!r} could not be written: {error}; {advice}", uncertain=uncertain)
+
+
+def _is_full(path: Path) -> bool:
+    """LMDB reports a write that was cut short, as it is when the disk fills up half-way, as an input/output error."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize < 1 << 20
