@@ -33,6 +33,7 @@ __all__ = [
 FORMAT_VERSION = 1
 READERS_MAX = 512
 """LMDB's default of 126 is soon used up by readers in threads; a slot costs 64 bytes."""
+UNWRITTEN_PAGES_MAX = 64
 
 
 class WriterLock:
@@ -105,12 +106,12 @@ def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: 
         StoreUnavailable: there is none and `readonly`, or the disk or its permissions do not allow it.
         Corrupt: what lies there is not LMDB's.
     """
-    if readonly and not (path / "data.mdb").is_file():
+    if readonly and not (os.path.isfile(path / "data.mdb") and os.path.getsize(path / "data.mdb")):
         raise StoreUnavailable(
-            f"there is no store at {str(path)!r}: check the path (only opening it for writing creates it)"
+            f"there is no store at {str(path)!r}: check the path and its permissions (opening for writing creates one)"
         )
     try:
-        return lmdb.open(
+        env = lmdb.open(
             str(path),
             map_size=map_size_bytes,
             readonly=readonly,
@@ -123,8 +124,29 @@ def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: 
             max_readers=READERS_MAX,
             max_dbs=0,
         )
-    except lmdb.Error as error:
+    except (lmdb.Error, OSError) as error:
         raise read_error(error, path) from error
+    try:
+        _check_length(env, path)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def _check_length(env: lmdb.Environment, path: Path) -> None:
+    """Refuse a file that was cut off: the kernel kills a process (SIGBUS) that touches a mapped page past the end.
+
+    A few pages may lack in a sound file, as LMDB does not write what its last transaction took and gave back.
+    """
+    page_bytes = env.stat()["psize"]
+    wanted_bytes = (env.info()["last_pgno"] + 1) * page_bytes
+    size_bytes = os.path.getsize(path / "data.mdb")
+    if wanted_bytes - size_bytes > UNWRITTEN_PAGES_MAX * page_bytes:
+        raise Corrupt(
+            f"file of the store {str(path)!r}",
+            f"it was cut off: {size_bytes} bytes are left of {wanted_bytes}; restore the directory from a copy",
+        )
 
 
 def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
@@ -156,7 +178,7 @@ def write_format(txn: "lmdb.Transaction[bytes]") -> None:
 _NOT_OURS = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
 
 
-def read_error(error: lmdb.Error, path: Path) -> StoreError:
+def read_error(error: lmdb.Error | OSError, path: Path) -> StoreError:
     """What an error of LMDB's means to somebody who opens or reads the store."""
     if isinstance(error, _NOT_OURS):
         return Corrupt(

@@ -95,15 +95,16 @@ class LmdbStore:
         if not self._readonly:
             make_directory(self._path)
             self._lock = WriterLock(self._path)
-        self._env = open_environment(
-            self._path, readonly=self._readonly, sync=self._sync, map_size_bytes=map_size_bytes
-        )
+        self._env = self._open_environment(map_size_bytes)
         if self._read(lambda txn: check_format(txn, self._path)):
             return
         if self._readonly:
             raise StoreUnavailable(f"the store {str(self._path)!r} is empty: open it for writing first")
         with self._writing:
             self._write(write_format)
+
+    def _open_environment(self, map_size_bytes: int) -> lmdb.Environment:
+        return open_environment(self._path, readonly=self._readonly, sync=self._sync, map_size_bytes=map_size_bytes)
 
     @property
     def inline(self) -> bool:
@@ -261,7 +262,7 @@ class LmdbStore:
                     with env.begin() as txn:
                         return work(txn)
                 except lmdb.MapResizedError:
-                    env.set_mapsize(0)  # the writing process has grown the map: 0 takes its size over
+                    self._remap(env, 0)  # the writing process has grown the map: 0 takes its size over
                 except lmdb.ReadersFullError:
                     env.reader_check()  # gives back the slots of processes that were killed
                 with env.begin() as txn:
@@ -320,13 +321,25 @@ class LmdbStore:
 
     def _grow(self, env: lmdb.Environment, full: lmdb.MapFullError) -> None:
         size_bytes = env.info()["map_size"] * 2
+        if size_bytes > MAP_SIZE_BYTES_MAX:
+            raise StoreFull(f"the store {str(self._path)!r} is at its limit of {MAP_SIZE_BYTES_MAX} bytes") from full
         with self._reading:
-            try:
-                if size_bytes > MAP_SIZE_BYTES_MAX:
-                    raise full
-                env.set_mapsize(size_bytes)
-            except (lmdb.Error, OSError) as error:
-                raise StoreFull(f"the store {str(self._path)!r} cannot grow to {size_bytes} bytes: {error}") from error
+            self._remap(env, size_bytes)
+
+    def _remap(self, env: lmdb.Environment, size_bytes: int) -> None:
+        """Give the map another size; `_reading` is held by the caller. StoreFull leaves it as it was."""
+        before_bytes = env.info()["map_size"]
+        try:
+            env.set_mapsize(size_bytes)
+        except lmdb.Error as error:
+            # LMDB has let go of the old map by now, and any further call on this environment would be a segfault.
+            self._env = None
+            env.close()
+            self._env = self._open_environment(before_bytes)
+            raise StoreFull(
+                f"the store {str(self._path)!r} has no address space to grow to {size_bytes} bytes ({error}); "
+                "nothing was stored: raise the process's limit (ulimit -v)"
+            ) from error
 
     def _sync_if_due(self, due_at_s: float) -> None:
         if self._sync or (now_s := time.monotonic()) < due_at_s:

@@ -1,0 +1,509 @@
+"""What every store promises: the numbered guarantees of callboard.store.contract, run on each implementation.
+
+The last tests compare the implementations with each other on generated programs.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from callboard.store import (
+    Batch,
+    Conflict,
+    Fenced,
+    Head,
+    Index,
+    IndexHit,
+    IndexRow,
+    LmdbStore,
+    MemoryStore,
+    Row,
+    Store,
+    StoreUnavailable,
+    Table,
+)
+
+TABLES = (Table.MESSAGE, Table.RUN)
+INDEXES = (Index.UPDATED, Index.OWNER)
+
+
+@pytest.fixture(params=["lmdb-sync", "lmdb-async", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(request.param, tmp_path / "store")
+    yield opened
+    opened.close()
+
+
+def open_store(kind: Literal["lmdb-sync", "lmdb-async", "memory"], path: Path) -> Store:
+    if kind == "memory":
+        return MemoryStore()
+    return LmdbStore(path, durability="sync" if kind == "lmdb-sync" else "async")
+
+
+@contextmanager
+def reopened(store: Store) -> Generator[Store, None, None]:
+    """The same data in a new store, without anything that the old one kept in memory."""
+    if isinstance(store, MemoryStore):
+        again: Store = store.reopened()
+    else:
+        store.close()
+        again = LmdbStore(store.location)
+    yield again
+    again.close()
+
+
+def put(key: bytes, value: bytes | None = b"value", table: Table = Table.MESSAGE) -> Row:
+    return Row(table, key, value)
+
+
+def keys_of(store: Store, stream: str, table: Table = Table.MESSAGE) -> list[bytes]:
+    return [key for key, _ in store.scan(stream, table)]
+
+
+def hits(store: Store, index: Index, prefix: bytes = b"", *, newest_first: bool = False) -> list[tuple[bytes, str]]:
+    return [(hit.value, hit.stream) for hit in store.scan_index(index, prefix=prefix, newest_first=newest_first)]
+
+
+# 1. A batch is stored whole or not at all, all the accepted ones of a call together.
+
+
+def test_an_accepted_batch_is_stored_whole(store: Store) -> None:
+    batch = Batch("a", 7, 0, head=b"head", rows=(put(b"k"),), index_rows=(IndexRow(Index.OWNER, b"ann"),))
+
+    assert store.commit([batch]) == [None]
+    assert store.load("a") == Head(7, 1, b"head")
+    assert store.scan("a", Table.MESSAGE) == [(b"k", b"value")]
+    assert hits(store, Index.OWNER) == [(b"ann", "a")]
+
+
+def test_a_refused_batch_leaves_nothing_behind(store: Store) -> None:
+    batch = Batch("a", 1, 3, head=b"head", rows=(put(b"k"),), index_rows=(IndexRow(Index.OWNER, b"ann"),))
+
+    answers = store.commit([batch])
+
+    assert isinstance(answers[0], Conflict)
+    assert store.load("a") is None
+    assert store.scan("a", Table.MESSAGE) == []
+    assert hits(store, Index.OWNER) == []
+    assert store.statistics().streams == 0
+
+
+def test_a_batch_that_cannot_be_stored_stops_the_whole_call_before_it_begins(store: Store) -> None:
+    good = Batch("a", 1, 0, rows=(put(b"k"),))
+
+    with pytest.raises(ValueError, match="row key has at most 64 bytes"):
+        store.commit([good, Batch("b", 1, 0, rows=(put(b"k" * 65),))])
+
+    assert store.load("a") is None
+    assert store.commit([good]) == [None]
+
+
+def test_a_reader_sees_all_batches_of_a_commit_or_none(store: Store) -> None:
+    seen: list[list[tuple[bytes, str]]] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(hits(store, Index.UPDATED))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in range(100):
+        moved = (
+            IndexRow(Index.UPDATED, version.to_bytes(4, "big"), present=False),
+            IndexRow(Index.UPDATED, (version + 1).to_bytes(4, "big")),
+        )
+        store.commit([Batch(name, 1, version, index_rows=moved) for name in ("a", "b")])
+    done.set()
+    reader.join()
+    seen.append(hits(store, Index.UPDATED))
+
+    assert [name for _, name in seen[-1]] == ["a", "b"]
+    assert all(not found or (len(found) == 2 and found[0][0] == found[1][0]) for found in seen)
+
+
+# 2. What commit accepted survives.
+
+
+def test_everything_is_there_after_reopening(store: Store) -> None:
+    store.commit([Batch("a", 4, 0, head=b"head", rows=(put(b"k"),), index_rows=(IndexRow(Index.TAG, b"red"),))])
+
+    with reopened(store) as again:
+        assert again.load("a") == Head(4, 1, b"head")
+        assert again.scan("a", Table.MESSAGE) == [(b"k", b"value")]
+        assert hits(again, Index.TAG) == [(b"red", "a")]
+        assert again.commit([Batch("a", 4, 1), Batch("new", 1, 0, index_rows=(IndexRow(Index.TAG, b"red"),))]) == [
+            None,
+            None,
+        ]
+        assert hits(again, Index.TAG) == [(b"red", "a"), (b"red", "new")]
+
+
+# 3. Epoch and version guard a stream.
+
+
+def test_an_older_epoch_is_fenced(store: Store) -> None:
+    store.commit([Batch("a", 5, 0)])
+
+    [answer] = store.commit([Batch("a", 4, 1, head=b"late")])
+
+    assert isinstance(answer, Fenced)
+    assert (answer.stream, answer.epoch, answer.stored_epoch) == ("a", 4, 5)
+    assert store.load("a") == Head(5, 1, b"")
+
+
+def test_a_newer_epoch_takes_over(store: Store) -> None:
+    store.commit([Batch("a", 5, 0)])
+
+    answers = store.commit([Batch("a", 6, 1), Batch("a", 5, 2)])
+
+    assert answers[0] is None
+    assert isinstance(answers[1], Fenced)
+
+
+def test_another_version_conflicts(store: Store) -> None:
+    store.commit([Batch("a", 1, 0)])
+
+    [behind, ahead] = store.commit([Batch("a", 1, 0), Batch("a", 1, 2)])
+
+    assert isinstance(behind, Conflict)
+    assert (behind.stream, behind.version, behind.stored_version) == ("a", 0, 1)
+    assert isinstance(ahead, Conflict)
+
+
+def test_guards_hold_after_reopening(store: Store) -> None:
+    store.commit([Batch("a", 5, 0)])
+
+    with reopened(store) as again:
+        [fenced, conflict] = again.commit([Batch("a", 4, 1), Batch("a", 5, 0)])
+
+        assert isinstance(fenced, Fenced)
+        assert isinstance(conflict, Conflict)
+
+
+def test_a_refusal_touches_only_later_batches_of_its_own_stream(store: Store) -> None:
+    store.commit([Batch("a", 2, 0)])
+
+    answers = store.commit(
+        [Batch("b", 1, 0), Batch("a", 1, 1), Batch("a", 2, 2), Batch("c", 1, 0), Batch("b", 1, 1)],
+    )
+
+    assert [type(answer) for answer in answers] == [type(None), Fenced, Conflict, type(None), type(None)]
+    assert store.load("a") == Head(2, 1, b"")
+    assert store.load("b") == Head(1, 2, b"")
+
+
+def test_batches_of_one_stream_build_on_each_other_within_a_commit(store: Store) -> None:
+    store.commit([Batch("a", 1, 0, head=b"1", rows=(put(b"x", b"1"), put(b"y", b"1")))])
+
+    answers = store.commit(
+        [
+            Batch("a", 1, 1, rows=(put(b"x", b"2"),)),
+            Batch("a", 1, 2, head=b"3", rows=(put(b"x", None), put(b"z", b"3"))),
+            Batch("a", 1, 3),
+        ]
+    )
+
+    assert answers == [None, None, None]
+    assert store.load("a") == Head(1, 4, b"3")
+    assert store.scan("a", Table.MESSAGE) == [(b"y", b"1"), (b"z", b"3")]
+
+
+def test_a_batch_without_a_head_keeps_the_old_one(store: Store) -> None:
+    store.commit([Batch("a", 1, 0, head=b"kept"), Batch("new", 1, 0)])
+    store.commit([Batch("a", 1, 1)])
+
+    assert store.load("a") == Head(1, 2, b"kept")
+    assert store.load("new") == Head(1, 1, b"")
+
+
+# 4. A commit that raises stored nothing (ValueError above; faults of the disk in tests/store).
+
+
+def test_an_empty_commit_answers_with_nothing(store: Store) -> None:
+    assert store.commit([]) == []
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        Batch("", 1, 0),
+        Batch("é" * 201, 1, 0),
+        Batch("\ud800", 1, 0),
+        Batch("a", -1, 0),
+        Batch("a", 1, -1),
+        Batch("a", 2**63, 0),
+        Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, b"x" * 401),)),
+        Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, bytes(101)),)),
+    ],
+)
+def test_a_batch_beyond_the_limits_is_refused_with_the_limit_named(store: Store, batch: Batch) -> None:
+    with pytest.raises(ValueError, match=r"400|surrogates|2\*\*63"):
+        store.commit([batch])
+
+
+def test_names_keys_and_values_at_their_limits_are_stored(store: Store) -> None:
+    name, key, value = "é" * 200, b"\xff" * 64, b"\xff" * 300 + bytes(100)
+
+    store.commit([Batch(name, 2**63 - 1, 0, rows=(put(key),), index_rows=(IndexRow(Index.TAG, value),))])
+
+    assert keys_of(store, name) == [key]
+    assert hits(store, Index.TAG, value) == [(value, name)]
+    assert store.load(name) == Head(2**63 - 1, 1, b"")
+
+
+# 5. Reads: whole transactions, byte order, limits that cut no value.
+
+
+def test_rows_come_in_byte_order_of_their_keys(store: Store) -> None:
+    order = [b"", b"\x00", b"\x00\x00", b"\x01", b"a", b"a\x00", b"aa", b"b", b"\xff", b"\xff\xff"]
+
+    store.commit([Batch("a", 1, 0, rows=tuple(put(key) for key in reversed(order)))])
+
+    assert keys_of(store, "a") == order
+    assert [key for key, _ in store.scan("a", Table.MESSAGE, newest_first=True)] == order[::-1]
+
+
+def test_a_scan_stays_within_its_bounds_stream_and_table(store: Store) -> None:
+    rows = tuple(put(b"%d" % n) for n in range(1, 6))
+    store.commit([Batch(name, 1, 0, rows=(*rows, put(b"3", table=Table.RUN))) for name in ("a", "b", "c")])
+
+    middle = store.scan("b", Table.MESSAGE, start=b"2", stop=b"4")
+    newest = store.scan("b", Table.MESSAGE, start=b"2", stop=b"5", newest_first=True, limit=2)
+
+    assert [key for key, _ in middle] == [b"2", b"3"]
+    assert [key for key, _ in newest] == [b"4", b"3"]
+    assert keys_of(store, "b", Table.RUN) == [b"3"]
+    assert store.scan("b", Table.MESSAGE, start=b"4", stop=b"2") == []
+    assert store.scan("b", Table.MESSAGE, start=b"4", stop=b"2", newest_first=True) == []
+    assert store.scan("unknown", Table.MESSAGE) == []
+
+
+def test_a_limit_counts_rows_and_never_cuts_a_value(store: Store) -> None:
+    large = bytes(range(256)) * 4096  # 1 MiB: far beyond a page
+    store.commit([Batch("a", 1, 0, rows=(put(b"1", large), put(b"2", b""), put(b"3", large)))])
+
+    assert store.scan("a", Table.MESSAGE, limit=2) == [(b"1", large), (b"2", b"")]
+    assert store.scan("a", Table.MESSAGE, limit=0) == []
+    assert len(store.scan("a", Table.MESSAGE, limit=9)) == 3
+
+
+def test_index_entries_come_in_the_order_of_value_then_stream_number(store: Store) -> None:
+    values = [b"", b"a", b"a\x00", b"a\x00\x00", b"a\x00\xff", b"a\x01", b"a\xff", b"b"]
+    entries = tuple(IndexRow(Index.OWNER, value) for value in values)
+    store.commit([Batch("z", 1, 0, index_rows=entries), Batch("y", 1, 0, index_rows=entries)])
+
+    expected = [(value, name) for value in values for name in ("z", "y")]
+
+    assert hits(store, Index.OWNER) == expected
+    assert hits(store, Index.OWNER, newest_first=True) == expected[::-1]
+    assert hits(store, Index.OWNER, b"a\x00") == [hit for hit in expected if hit[0].startswith(b"a\x00")]
+    assert hits(store, Index.TAG) == []
+
+
+def test_an_index_entry_can_be_removed_and_added_twice(store: Store) -> None:
+    add, remove = IndexRow(Index.TAG, b"red"), IndexRow(Index.TAG, b"red", present=False)
+
+    store.commit([Batch("a", 1, 0, index_rows=(add, add)), Batch("b", 1, 0, index_rows=(remove,))])
+    twice = hits(store, Index.TAG)
+    store.commit([Batch("a", 1, 1, index_rows=(remove, remove))])
+
+    assert twice == [(b"red", "a")]
+    assert hits(store, Index.TAG) == []
+
+
+def test_going_on_behind_a_position_survives_the_removal_of_its_entry(store: Store) -> None:
+    store.commit([Batch(name, 1, 0, index_rows=(IndexRow(Index.TAG, b"red"),)) for name in ("a", "b", "c")])
+    second = store.scan_index(Index.TAG, limit=2)[1]
+    store.commit([Batch("b", 1, 1, index_rows=(IndexRow(Index.TAG, b"red", present=False),))])
+
+    assert [hit.stream for hit in store.scan_index(Index.TAG, after=second.position)] == ["c"]
+    assert [hit.stream for hit in store.scan_index(Index.TAG, after=second.position, newest_first=True)] == ["a"]
+
+
+def test_nonsense_arguments_of_a_scan_are_value_errors(store: Store) -> None:
+    with pytest.raises(ValueError, match="limit"):
+        store.scan("a", Table.MESSAGE, limit=-1)
+    with pytest.raises(ValueError, match="at most 65 bytes"):
+        store.scan("a", Table.MESSAGE, start=b"x" * 66)
+    with pytest.raises(ValueError, match="not a position in the index TAG"):
+        store.scan_index(Index.TAG, after=b"nonsense")
+    with pytest.raises(ValueError, match="400"):
+        store.load("x" * 401)
+
+
+def test_erase_drops_rows_and_entries_but_keeps_the_guard(store: Store) -> None:
+    written = Batch(
+        "a",
+        3,
+        0,
+        head=b"head",
+        rows=(put(b"k"), put(b"k", table=Table.STEP)),
+        index_rows=(IndexRow(Index.OWNER, b"a\x00nn"), IndexRow(Index.TAG, b"red")),
+    )
+    store.commit([written, msgspec.structs.replace(written, stream="b")])
+
+    store.commit([Batch("a", 3, 1, erase=True)])
+    [late] = store.commit([Batch("a", 2, 2)])
+
+    assert store.load("a") == Head(3, 2, b"")
+    assert keys_of(store, "a") == keys_of(store, "a", Table.STEP) == []
+    assert hits(store, Index.OWNER) == [(b"a\x00nn", "b")]
+    assert hits(store, Index.TAG) == [(b"red", "b")]
+    assert keys_of(store, "b") == [b"k"]
+    assert isinstance(late, Fenced)
+
+
+def test_erase_also_drops_what_batches_before_it_in_the_same_commit_wrote(store: Store) -> None:
+    answers = store.commit(
+        [
+            Batch("a", 1, 0, head=b"old", rows=(put(b"old"),), index_rows=(IndexRow(Index.TAG, b"old"),)),
+            Batch("a", 1, 1, erase=True, rows=(put(b"new"),), index_rows=(IndexRow(Index.TAG, b"new"),)),
+        ]
+    )
+
+    assert answers == [None, None]
+    assert store.load("a") == Head(1, 2, b"")
+    assert keys_of(store, "a") == [b"new"]
+    assert hits(store, Index.TAG) == [(b"new", "a")]
+
+
+# 6. Owner numbers.
+
+
+def test_claims_only_ever_grow(store: Store) -> None:
+    first = [store.claim() for _ in range(3)]
+
+    with reopened(store) as again:
+        assert first == [1, 2, 3]
+        assert again.claim() == 4
+
+
+# Closing and counting.
+
+
+def test_a_closed_store_answers_nothing_and_closes_twice(store: Store) -> None:
+    store.close()
+    store.close()
+
+    calls: list[Callable[[], object]] = [
+        store.claim,
+        store.statistics,
+        lambda: store.load("a"),
+        lambda: store.scan("a", Table.MESSAGE),
+        lambda: store.scan_index(Index.TAG),
+        lambda: store.commit([]),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="closed"):
+            call()
+
+
+def test_statistics_count_what_happened(store: Store) -> None:
+    store.commit([Batch("a", 1, 0, rows=(put(b"k", b"x" * 5000),)), Batch("b", 1, 0), Batch("a", 1, 0)])
+    store.commit([Batch("a", 1, 1)])
+
+    counted = store.statistics()
+
+    assert (counted.commits, counted.batches, counted.refused, counted.streams) == (2, 4, 1, 2)
+    assert counted.size_bytes >= 5000
+
+
+# The implementations against each other.
+
+NAMES = ("a", "ab", "é", "b" * 400)
+some_bytes = st.sampled_from([b"", b"\x00", b"\x00\xff", b"a", b"a\x00", b"a\x00b", b"a\xff", b"\xff", b"b"])
+some_rows = st.builds(Row, st.sampled_from(TABLES), some_bytes, st.none() | st.binary(max_size=6))
+some_entries = st.builds(IndexRow, st.sampled_from(INDEXES), some_bytes, st.booleans())
+# Versions are drawn relative to what a careful writer would use: mostly right, at times stale or ahead.
+some_batches = st.builds(
+    Batch,
+    st.sampled_from(NAMES),
+    st.sampled_from([1, 1, 1, 2]),
+    st.sampled_from([0, 0, 0, 0, 0, -1, 1]),
+    head=st.none() | st.binary(max_size=4),
+    rows=st.lists(some_rows, max_size=4).map(tuple),
+    index_rows=st.lists(some_entries, max_size=4).map(tuple),
+    erase=st.sampled_from([False, False, False, True]),
+)
+programs = st.lists(st.lists(some_batches, max_size=5) | st.just("reopen"), min_size=1, max_size=10)
+
+
+def with_versions(store: Store, batches: list[Batch]) -> list[Batch]:
+    next_version: dict[str, int] = {}
+    result: list[Batch] = []
+    for batch in batches:
+        head = store.load(batch.stream)
+        version = next_version.get(batch.stream, head.version if head is not None else 0)
+        result.append(msgspec.structs.replace(batch, version=max(0, version + batch.version)))
+        next_version[batch.stream] = version + (batch.version == 0)
+    return result
+
+
+def answers_of(store: Store, batches: list[Batch]) -> list[tuple[type, str]]:
+    return [(type(answer), str(answer)) for answer in store.commit(batches)]
+
+
+def pages(store: Store, index: Index, prefix: bytes, *, newest_first: bool) -> list[tuple[bytes, str]]:
+    """All hits, read two at a time, each page behind the last hit of the one before."""
+    found: list[IndexHit] = []
+    while True:
+        after = found[-1].position if found else None
+        page = store.scan_index(index, prefix=prefix, after=after, limit=2, newest_first=newest_first)
+        if not page:
+            return [(hit.value, hit.stream) for hit in found]
+        found += page
+
+
+def everything(store: Store) -> list[object]:
+    seen: list[object] = [store.load(name) for name in NAMES]
+    for newest_first in (False, True):
+        for name in NAMES:
+            for table in TABLES:
+                seen.append(store.scan(name, table, newest_first=newest_first))
+                seen.append(store.scan(name, table, start=b"\x00", stop=b"a\x00b", newest_first=newest_first, limit=2))
+        for index in INDEXES:
+            for prefix in (b"", b"\x00", b"a", b"a\x00", b"\xff"):
+                whole = hits(store, index, prefix, newest_first=newest_first)
+                assert pages(store, index, prefix, newest_first=newest_first) == whole
+                seen.append(whole)
+    return [*seen, store.statistics().streams]
+
+
+@settings(deadline=None, max_examples=150)
+@given(programs)
+def test_the_memory_store_and_lmdb_agree_on_every_program(program: list[list[Batch] | Literal["reopen"]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        memory: Store = MemoryStore()
+        disk: Store = LmdbStore(directory, durability="async")
+        try:
+            for step in program:
+                if step == "reopen":
+                    disk.close()
+                    disk = LmdbStore(directory, durability="async")
+                    continue
+                batches = with_versions(memory, step)
+
+                assert answers_of(disk, batches) == answers_of(memory, batches)
+                assert everything(disk) == everything(memory)
+        finally:
+            disk.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=12), max_size=30), st.binary(max_size=3))
+def test_a_prefix_of_an_index_finds_exactly_the_values_that_start_with_it(values: list[bytes], prefix: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for store in (MemoryStore(), LmdbStore(directory, durability="async")):
+            store.commit([Batch("a", 1, 0, index_rows=tuple(IndexRow(Index.TAG, value) for value in values))])
+            found = hits(store, Index.TAG, prefix)
+            store.close()
+
+            assert found == [(value, "a") for value in sorted(set(values)) if value.startswith(prefix)]
