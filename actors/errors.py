@@ -6,6 +6,7 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ InvalidTransition                a run cannot go from where it is to where it was told to
 ├─ UnknownRun                       no such run in this session
 ├─ UnknownSession                   no such session, or it was deleted
+├─ TooLarge                         also a ValueError: the session's metadata would be larger than fits
 ├─ StaleTurn                        the turn is over: what came late was refused
 └─ ModelError
    ├─ RateLimited(retry_after_s)    transient
@@ -32,8 +33,9 @@ __all__ = [
     "RateLimited",
     "Refused",
     "RunFailed",
-    "Stalled",
     "StaleTurn",
+    "Stalled",
+    "TooLarge",
     "Truncated",
     "UnknownRun",
     "UnknownSession",
@@ -69,6 +71,10 @@ class UnknownRun(CallboardError):
 
 class UnknownSession(CallboardError):
     """There is no session of this id, or it was deleted meanwhile."""
+
+
+class TooLarge(CallboardError, ValueError):
+    """With this change the session's metadata would be larger than fits. Nothing was changed."""
 
 
 class StaleTurn(CallboardError):

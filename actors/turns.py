@@ -192,6 +192,12 @@ class TurnQueue(Generic[T]):
         assert last_number >= self._last_number, "turn numbers never go back"
         self._last_number = last_number
 
+    def restore_running(self, number: int, entry: Entry[T]) -> None:
+        """Go on with a turn that ran before its session was loaded anew. Only for a queue that was not used yet."""
+        assert self._running is None, "restore comes before the first turn"
+        assert number <= self._last_number, "a turn that runs was granted"
+        self._running = Turn(number, entry)
+
     def _grant(self, entry: Entry[T]) -> Turn[T]:
         assert self._running is None, "two turns at once"
         self._last_number += 1

@@ -107,6 +107,10 @@ class PostOffice:
         if not delivery.admitted and isinstance(delivery.error, Rejected):
             raise delivery.error
 
+    def give_up(self, cell: Cell, delivery: Delivery) -> None:
+        """The sender waits no longer; see `Ref.ask`, "Cancellation"."""
+        self._give_up(cell, delivery, Unknown("the caller went away"))
+
     async def _wait(self, cell: Cell, delivery: Delivery, done: Callable[[], bool]) -> None:
         if done():
             self._asks += 1
@@ -124,7 +128,7 @@ class PostOffice:
             if timer is not None:
                 timer.cancel()
             if not done():  # cancelled
-                self._give_up(cell, delivery, Unknown("the caller was cancelled"))
+                self.give_up(cell, delivery)
 
     def _enqueue(self, cell: Cell, delivery: Delivery, *, wait: bool) -> None:
         if cell.state is State.FAILED or cell.state is State.STOPPED:

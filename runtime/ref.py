@@ -14,13 +14,14 @@
 """
 
 import math
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from .cell import Cell
-from .envelope import Delivery, Request
+from .envelope import Delivery, Phase, Request
 from .identity import ActorId
 
-__all__ = ["ASK_TIMEOUT_S", "Overflow", "Post", "Ref"]
+__all__ = ["ASK_TIMEOUT_S", "Overflow", "PendingReply", "Post", "Ref"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -40,6 +41,36 @@ class Post(Protocol):
     async def wait_settled(self, cell: Cell, delivery: Delivery) -> None: ...
 
     async def wait_admitted(self, cell: Cell, delivery: Delivery) -> None: ...
+
+    def give_up(self, cell: Cell, delivery: Delivery) -> None: ...
+
+
+class PendingReply(Generic[ReplyT]):
+    """An ask that was sent and is not waited for yet. Wait for it, or give it up."""
+
+    __slots__ = ("_cell", "_delivery", "_post")
+
+    def __init__(self, post: Post, cell: Cell, delivery: Delivery) -> None:
+        self._post = post
+        self._cell = cell
+        self._delivery = delivery
+
+    async def wait(self) -> ReplyT:
+        """The reply; errors and cancellation as with `Ref.ask`."""
+        await self._post.wait_settled(self._cell, self._delivery)
+        reply: ReplyT = self._delivery.result()
+        return reply
+
+    def when_settled(self, action: Callable[[], None]) -> None:
+        """Call `action` (plain, short, must not raise) once the outcome is there; at once where it is."""
+        if self._delivery.phase is Phase.SETTLED:
+            action()
+        else:
+            self._delivery.on_settled = lambda _delivery: action()
+
+    def give_up(self) -> None:
+        """Wait no longer: as if an `ask` were cancelled. Does nothing where the reply is there."""
+        self._post.give_up(self._cell, self._delivery)
 
 
 class Ref:
@@ -76,10 +107,18 @@ class Ref:
 
         Cost: no task switch where the actor is idle, its handler plain, and the reply waits for no commit.
         """
+        return await self.ask_nowait(message, timeout_s=timeout_s, overflow=overflow).wait()
+
+    def ask_nowait(
+        self, message: Request[ReplyT], *, timeout_s: float = ASK_TIMEOUT_S, overflow: Overflow = "wait"
+    ) -> PendingReply[ReplyT]:
+        """Send now, wait later; arguments as with `ask`. The deadline counts only while somebody waits.
+
+        Raises:
+            Stopping, CyclicAsk: it was not sent. All other errors come when it is waited for.
+        """
         delivery = self._post.post(self._cell, message, deadline=self._post.deadline(timeout_s), overflow=overflow)
-        await self._post.wait_settled(self._cell, delivery)
-        reply: ReplyT = delivery.result()
-        return reply
+        return PendingReply(self._post, self._cell, delivery)
 
     async def tell(self, message: Request[Any], *, timeout_s: float = math.inf, overflow: Overflow = "wait") -> None:
         """Send without waiting for an answer; returns once the message is queued.

@@ -149,11 +149,13 @@ class Supervisor:
     def _finish(self, cell: Cell, handler: Handler, delivery: Delivery, result: Any) -> None:
         context = cell.context
         assert context is not None
+        if isinstance(result, Ticket):
+            delivery.phase = Phase.HELD
+            context.owed[delivery] = None  # before the outputs are taken: the reply may be among them already
         outputs = context.take_outputs()
         batch = context.take_batch()
         if isinstance(result, Ticket):
-            delivery.phase = Phase.HELD
-            context.owed[delivery] = None
+            pass
         elif batch is None and not outputs and not (handler.gated and cell.gate):
             delivery.settle(result, None)
             return

@@ -1,0 +1,202 @@
+"""The public handle on an agent: a name, instructions, a model and tools, that chats in sessions."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ..runtime.ref import PendingReply, Ref
+from .agent_actor import StartRun
+from .conversation import as_message, as_messages
+from .execution import AgentSpec, RunPolicy
+from .host import Runtime
+from .ids import new_id
+from .instructions import Instructions, check_instructions
+from .limits import check_agent_name
+from .message import Message
+from .model import Model, ModelSettings
+from .reentry import check_not_held
+from .reply import Reply, RunEvent
+from .session import Session
+from .session_records import SessionDefaults
+from .tools import Tool, ToolFunction, ToolSet
+from .turns import OVERLAPS, Overlap
+
+__all__ = ["Agent", "ChatInput", "ChatStream"]
+
+ChatInput: TypeAlias = str | Message | Iterable[Message | Mapping[str, Any]]
+"""A user's text, one message, or several."""
+
+
+class Agent:
+    """An agent. It may work in many sessions at once; in one session, one turn at a time.
+
+    Args:
+        name: who its messages are by. instructions: sent first in each call and not stored: text, a Template over the
+        session's metadata, or a function
+            of an InstructionContext.
+        model: what answers; it is closed with the runtime.
+        session: where it chats, unless `chat` names another.
+        runtime: needed only without a session.
+        tools: annotated functions that the model may call.
+        settings: temperature and the like.
+        policy: how often and how long a run is tried.
+
+    Raises:
+        TypeError, ValueError: an argument is no good; the message says what would be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: Model,
+        instructions: Instructions = "",
+        session: Session | None = None,
+        runtime: Runtime | None = None,
+        tools: Iterable[ToolFunction | Tool] = (),
+        settings: ModelSettings | None = None,
+        policy: RunPolicy | None = None,
+    ) -> None:
+        if session is None and runtime is None:
+            raise TypeError("an Agent needs a session=, or a runtime= to work without one")
+        self._runtime = session.runtime if session is not None else runtime
+        if session is not None and runtime is not None and runtime is not session.runtime:
+            raise ValueError("the session belongs to another runtime than runtime=: leave runtime= out")
+        self._session = session
+        self._spec = AgentSpec(
+            name=check_agent_name(name),
+            instructions=check_instructions(instructions),
+            model=model,
+            tools=ToolSet(tools),
+            settings=settings or ModelSettings(),
+            policy=policy or RunPolicy(),
+        )
+        assert self._runtime is not None
+        self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    async def chat(self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue") -> Reply:
+        """Answer in one turn: the input and all that the run wrote become history together, or not at all.
+
+        Args:
+            messages: a user's text, a message, or several.
+            session: instead of the agent's own.
+            overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy.
+
+        Returns: the reply; it is durable.
+
+        Raises:
+            RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
+            Busy: only with "reject".
+            CyclicAsk: called by a tool, for the very session whose turn it works in.
+            Rejected: it did not run.
+            TypeError, ValueError: the input is no good.
+
+        Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn.
+        """
+        return await self._start(self._request(messages, session, overlap)).wait()
+
+    def stream(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue"
+    ) -> "ChatStream":
+        """Like `chat`, with its events as they come: `async with agent.stream("...") as stream: async for event in
+        stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
+        return ChatStream(self._spec, self._request(messages, session, overlap), self._start)
+
+    def _start(self, request: StartRun) -> PendingReply[Reply]:
+        # No deadline here: the run has its own, and so has each turn before it.
+        return self._ref.ask_nowait(request, timeout_s=math.inf)
+
+    def _request(self, messages: ChatInput, session: Session | None, overlap: Overlap) -> StartRun:
+        session = session or self._session
+        if session is not None and session.runtime is not self._runtime:
+            raise ValueError(f"session {session.id!r} belongs to another runtime than agent {self.name!r}")
+        if overlap not in OVERLAPS:
+            raise ValueError(f"there is no overlap policy {overlap!r}: use one of {', '.join(OVERLAPS)}")
+        if session is not None and overlap == "queue":
+            check_not_held(session.id, f"the chat with agent {self.name!r}")
+        return StartRun(
+            run_id=new_id("run", time.time_ns() // 1_000_000),
+            input=tuple(_as_input(messages)),
+            session_id=session.id if session is not None else None,
+            overlap=overlap,
+            defaults=session.defaults if session is not None else SessionDefaults(),
+        )
+
+
+class ChatStream:
+    """The events of one run, as they come; see `Agent.stream`. For one task.
+
+    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed. A reader that is slow does not hold up
+    the run; what it has not read is kept.
+    """
+
+    def __init__(self, spec: AgentSpec, request: StartRun, start: Callable[[StartRun], PendingReply[Reply]]) -> None:
+        self._spec = spec
+        self._request = request
+        self._start = start
+        self._reply: Reply | None = None
+
+    @property
+    def reply(self) -> Reply:
+        """The reply, which is durable. Only after the events have come to their end."""
+        if self._reply is None:
+            raise RuntimeError("the reply is there when `async for` has ended by itself")
+        return self._reply
+
+    async def __aenter__(self) -> Self:
+        self._send: MemoryObjectSendStream[RunEvent]
+        self._receive: MemoryObjectReceiveStream[RunEvent]
+        self._send, self._receive = anyio.create_memory_object_stream[RunEvent](math.inf)
+        self._spec.listeners[self._request.run_id] = self._send.send_nowait
+        try:
+            self._pending = self._start(self._request)
+        except BaseException:
+            self._close()
+            raise
+        self._pending.when_settled(self._send.close)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pending.give_up()
+        self._close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RunEvent:
+        """The next event; at the end the reply is there, or what `chat` would raise is raised."""
+        try:
+            return await self._receive.receive()
+        except anyio.EndOfStream:
+            self._reply = await self._pending.wait()
+            raise StopAsyncIteration from None
+
+    def _close(self) -> None:
+        self._spec.listeners.pop(self._request.run_id, None)
+        self._send.close()
+        self._receive.close()
+
+
+def _as_input(messages: ChatInput) -> list[Message]:
+    if isinstance(messages, str):
+        return [as_message({"role": "user", "content": messages})]
+    if isinstance(messages, Message | Mapping):
+        return [as_message(messages)]
+    checked = as_messages(messages)
+    if not checked:
+        raise ValueError("there is nothing to answer: pass a text or at least one message")
+    return checked

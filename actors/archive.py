@@ -1,0 +1,189 @@
+"""Reading sessions from a store: for their actors, for lists, and for programs that have no runtime.
+
+These calls block, for microseconds to milliseconds, and see only what is committed. Any number of processes may read
+while one writes.
+"""
+
+import base64
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+
+from ..store.contract import Index, Store, Table
+from ..store.lmdb_store import LmdbStore
+from .errors import UnknownRun
+from .message import Message
+from .run_record import RunRecord, SpanRecord
+from .session_records import (
+    HEAD_CODEC,
+    MESSAGE_CODEC,
+    RUN_CODEC,
+    SPAN_CODEC,
+    SessionHead,
+    index_prefix,
+    message_key,
+    session_id_of,
+    span_key,
+    stream_of,
+)
+
+__all__ = ["Archive", "SessionPage"]
+
+_SPANS_MAX = 2**32 - 1
+_PAGE_SCAN = 256
+"""Index entries read at a time while a filter is applied."""
+
+
+class SessionPage(Struct, frozen=True):
+    """Sessions, the most recently changed first. `cursor` gets the next page; None where this is the last."""
+
+    sessions: list[SessionHead]
+    cursor: str | None
+
+
+class Archive:
+    """The sessions of one store. `Archive.open(path)` reads a directory that another process may be writing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a store for reading; use it in a `with` block.
+
+        Raises:
+            StoreUnavailable: there is no store at this path.
+            NewerFormat: a newer callboard wrote it.
+        """
+        return cls(LmdbStore(Path(path), readonly=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.close()
+
+    @property
+    def location(self) -> str:
+        """Where the data lies."""
+        return self._store.location
+
+    def head(self, session_id: str) -> SessionHead | None:
+        """All about a session but its content; None where there is no such session.
+
+        Raises:
+            Corrupt, NewerFormat: it cannot be read.
+        """
+        stored = self._store.load(stream_of(session_id))
+        if stored is None or not stored.head:
+            return None
+        return HEAD_CODEC.decode(stored.head, where=f"head of session {session_id!r}")
+
+    def messages(self, session_id: str, *, limit: int | None = None, before_seq: int | None = None) -> list[Message]:
+        """The latest messages, or those before `before_seq`; oldest first, at most `limit`. [] for no session."""
+        rows = self._store.scan(
+            stream_of(session_id),
+            Table.MESSAGE,
+            stop=message_key(before_seq) if before_seq is not None else None,
+            limit=limit,
+            newest_first=True,
+        )
+        return [
+            MESSAGE_CODEC.decode(value, where=f"message {int.from_bytes(key, 'big')} of session {session_id!r}")
+            for key, value in reversed(rows)
+        ]
+
+    def runs(self, session_id: str, *, limit: int | None = None) -> list[RunRecord]:
+        """The latest runs that have begun; oldest first, at most `limit`."""
+        rows = self._store.scan(stream_of(session_id), Table.RUN, limit=limit, newest_first=True)
+        return [_run(session_id, key, value) for key, value in reversed(rows)]
+
+    def run(self, session_id: str, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            UnknownRun: the session has none of this id.
+        """
+        key = run_id.encode()
+        rows = self._store.scan(stream_of(session_id), Table.RUN, start=key, limit=1)
+        if not rows or rows[0][0] != key:
+            raise UnknownRun(f"session {session_id!r} has no run {run_id!r}; session.runs() lists them")
+        return _run(session_id, *rows[0])
+
+    def spans(self, session_id: str, run_id: str) -> list[SpanRecord]:
+        """The spans of one run that has ended, in the order of their starts."""
+        rows = self._store.scan(
+            stream_of(session_id), Table.SPAN, start=span_key(run_id, 0), stop=span_key(run_id, _SPANS_MAX)
+        )
+        return [SPAN_CODEC.decode(value, where=f"span of run {run_id!r}") for _, value in rows]
+
+    def sessions(
+        self,
+        *,
+        owner: str | None = None,
+        tag: str | None = None,
+        updated_after_ms: int | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SessionPage:
+        """Sessions, the most recently changed first, without their content.
+
+        Args:
+            owner, tag: only those that have it; both may be given.
+            updated_after_ms: only those changed later than this, in milliseconds since 1970, UTC.
+            limit: the most to give.
+            cursor: from the page before, asked with the same filters. A session that changes meanwhile may be missed
+                or come twice.
+
+        Raises:
+            ValueError: the cursor is none of ours.
+
+        Cost: one index step and one head a session given; with both owner and tag, one a session of the owner.
+        """
+        index, prefix = Index.UPDATED, b""
+        if owner is not None:
+            index, prefix = Index.OWNER, index_prefix(owner)
+        elif tag is not None:
+            index, prefix = Index.TAG, index_prefix(tag)
+        after = _from_cursor(cursor) if cursor is not None else None
+        sessions: list[SessionHead] = []
+        while hits := self._store.scan_index(index, prefix=prefix, after=after, limit=_PAGE_SCAN, newest_first=True):
+            for hit in hits:
+                if updated_after_ms is not None and int.from_bytes(hit.value[-8:], "big") <= updated_after_ms:
+                    return SessionPage(sessions, None)
+                head = self._head_of(hit.stream)
+                if head is None or (tag is not None and tag not in head.tags):
+                    continue
+                if len(sessions) == limit:
+                    assert after is not None
+                    return SessionPage(sessions, base64.urlsafe_b64encode(after).decode())
+                sessions.append(head)
+                after = hit.position
+            after = hits[-1].position
+        return SessionPage(sessions, None)
+
+    def with_open_runs(self) -> list[str]:
+        """The ids of the sessions in which a run is open."""
+        hits = self._store.scan_index(Index.OPEN_RUN)
+        ids = (session_id_of(hit.stream) for hit in hits)
+        return list(dict.fromkeys(id for id in ids if id is not None))
+
+    def _head_of(self, stream: str) -> SessionHead | None:
+        session_id = session_id_of(stream)
+        return self.head(session_id) if session_id is not None else None
+
+
+def _run(session_id: str, key: bytes, value: bytes) -> RunRecord:
+    return RUN_CODEC.decode(value, where=f"run {key!r} of session {session_id!r}")
+
+
+def _from_cursor(cursor: str) -> bytes:
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise ValueError(f"{cursor!r} is no cursor: pass the `cursor` of the page before, unchanged") from error

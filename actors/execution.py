@@ -1,0 +1,310 @@
+"""One run, carried out: model calls and tool calls until there is an answer, with attempts, within one deadline.
+
+    attempt ── model call ──► answer without tool calls ──► close the turn as completed
+       ▲           │
+       │           └──► tool calls, side by side ──► journal the step ──► next model call
+       └── backoff ◄── transient ModelError, or a crash      (from the last journaled step)
+                       permanent ModelError, or the attempts are spent ──► close the turn as failed
+
+Whatever happens, the turn is closed: cancelled from outside it is closed as cancelled or interrupted, behind a shield.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..runtime.budget import Backoff
+from ..runtime.envelope import Request
+from ..runtime.errors import Failed, Unknown
+from ..runtime.ref import Ref
+from ..store.errors import CallboardError, StoreError
+from .conversation import repair
+from .errors import ModelError, RateLimited, RunFailed, StaleTurn
+from .instructions import InstructionContext, Instructions, render
+from .ledger import RunEnd
+from .message import Message, ToolCall, Usage
+from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings
+from .reentry import hold
+from .reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
+from .run_record import RunStatus
+from .session_messages import CloseTurn, Grant, NoteRun, RecordStep
+from .session_records import Step
+from .spans import SpanLog
+from .tools import ToolContext, ToolSet
+
+__all__ = ["AgentSpec", "Execution", "RunPolicy"]
+
+ReplyT = TypeVar("ReplyT")
+
+CLOSE_TIMEOUT_S = 30.0
+"""How long the end of a turn may be offered to a session whose store does not take it."""
+RETRY_AFTER_S_MAX = 120.0
+"""A server that asks for a longer pause is not waited for; OpenAI's and Anthropic's clients draw a line likewise."""
+
+
+class RunPolicy(Struct, frozen=True):
+    """How patient a run is.
+
+    Attributes:
+        attempts_max: how often it is tried where failures are transient.
+        backoff: the wait between attempts; a server's own Retry-After, up to 120 s, goes before.
+        timeout_s: the whole run, without its wait for the turn.
+        model_calls_max: model calls in one turn, each but the last followed by tool calls.
+    """
+
+    attempts_max: int = 4
+    backoff: Backoff = Backoff(first_s=0.5, max_s=8.0)
+    timeout_s: float = 600.0
+    model_calls_max: int = 32
+
+
+@dataclass(slots=True, weakref_slot=True)
+class AgentSpec:
+    """What an agent is. Lives in this process; `listeners` get the events of runs that are being streamed."""
+
+    name: str
+    instructions: Instructions
+    model: Model
+    tools: ToolSet
+    settings: ModelSettings
+    policy: RunPolicy
+    listeners: dict[str, Callable[[RunEvent], None]] = field(default_factory=lambda: dict[str, Any]())
+
+
+@dataclass(slots=True)
+class Execution:
+    """One run of one agent. `session` is None for a run without a session, which is not stored.
+
+    `stop_status` is what the run becomes if it is cancelled, `stop_reason` why.
+    """
+
+    spec: AgentSpec
+    run_id: str
+    session_id: str | None
+    session: Ref | None
+    grant: Grant
+    input: tuple[Message, ...]
+    wall_ms: Callable[[], int]
+    stop_status: RunStatus = "interrupted"
+    stop_reason: str = "the runtime was closed"
+    attempt: int = 0
+    usage: Usage = field(default_factory=Usage)
+    steps: list[Step] = field(default_factory=lambda: list[Step]())
+    spans: SpanLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spans = SpanLog(self.run_id, self.wall_ms)
+
+    async def run(self) -> Reply:
+        """Carry the run out and close its turn.
+
+        Raises:
+            RunFailed: history is as before the turn, the run is marked failed.
+
+        Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S.
+        """
+        if self.session_id is not None:
+            hold(self.session_id)
+        self._emit(RunStarted(self.run_id, self.grant.turn))
+        try:
+            with anyio.fail_after(self.spec.policy.timeout_s):
+                answer = await self._answer()
+        except TimeoutError:
+            reason = f"the run took longer than its {self.spec.policy.timeout_s:g} s"
+            await self._fail("failed", reason)
+            raise RunFailed(self.run_id, reason) from None
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._fail(self.stop_status, self.stop_reason)
+            raise
+        except RunFailed as failure:
+            await self._fail("failed", failure.reason)
+            raise
+        return await self._complete(answer)
+
+    # Attempts -------------------------------------------------------------------------------------------------------
+
+    async def _answer(self) -> ModelAnswer:
+        """The last answer, after as many attempts as the policy allows.
+
+        Raises:
+            RunFailed: the cause is permanent, or the attempts are spent.
+        """
+        policy = self.spec.policy
+        system = self._system()
+        while True:
+            self.attempt += 1
+            try:
+                return await self._attempt(system)
+            except RunFailed:
+                raise
+            except ModelError as error:
+                failure: Exception = error
+                delay_s = self._delay_s(error) if error.transient else None
+            except CallboardError as error:  # the session or the store refuses: another attempt would meet the same
+                raise RunFailed(self.run_id, str(error)) from error
+            except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
+                failure = error
+                delay_s = self._delay_s(error)
+            if delay_s is None or self.attempt >= policy.attempts_max:
+                raise RunFailed(self.run_id, _reason(failure)) from failure
+            self._emit(AttemptFailed(self.attempt, _reason(failure), delay_s))
+            await self._note("waiting", _reason(failure))
+            await anyio.sleep(delay_s)
+            await self._note("running", None)
+
+    def _delay_s(self, error: Exception) -> float | None:
+        """The wait before the next attempt; None where the server asks for more patience than there is."""
+        if isinstance(error, RateLimited) and error.retry_after_s is not None:
+            return error.retry_after_s if error.retry_after_s <= RETRY_AFTER_S_MAX else None
+        return self.spec.policy.backoff.delay_s(self.attempt, random.random())
+
+    def _system(self) -> tuple[Message, ...]:
+        """The instructions, as the message that goes first and is not stored.
+
+        Raises:
+            RunFailed: they cannot be made; trying again would not help.
+        """
+        context = InstructionContext(
+            agent=self.spec.name, session_id=self.session_id, metadata=self.grant.metadata, run_id=self.run_id
+        )
+        try:
+            text = render(self.spec.instructions, context)
+        except Exception as error:
+            raise RunFailed(self.run_id, f"the instructions cannot be made: {_reason(error)}") from error
+        return (Message(role="system", content=text),) if text else ()
+
+    async def _attempt(self, system: tuple[Message, ...]) -> ModelAnswer:
+        """From the last journaled step to an answer without tool calls."""
+        for _ in range(len(self.steps), self.spec.policy.model_calls_max):
+            answer = await self._call_model(system)
+            if not answer.message.tool_calls:
+                return answer
+            results = await self._call_tools(answer.message.tool_calls)
+            step = Step(len(self.steps) + 1, (answer.message, *results))
+            await self._ask_session(RecordStep(self.run_id, self.grant.turn, step))
+            self.steps.append(step)
+        calls = self.spec.policy.model_calls_max
+        raise RunFailed(self.run_id, f"there was no answer after {calls} model calls: see RunPolicy.model_calls_max")
+
+    async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
+        done = [message for step in self.steps for message in step.messages]
+        history = repair([*self.grant.history, *self.input, *done]).messages
+        request = ModelRequest((*system, *history), self.spec.tools.schemas, self.spec.settings)
+        model = self.spec.settings.model or self.spec.model.name
+        with self.spans.span(model, "model") as span:
+            on_delta = self._emit if self.run_id in self.spec.listeners else None
+            answer = await self.spec.model.complete(request, on_delta=on_delta)
+            self.usage = self.usage + answer.usage
+            span.usage = answer.usage
+            span.attributes.update(finish_reason=answer.finish_reason, attempt=self.attempt)
+            if answer.request_id is not None:
+                span.attributes["request_id"] = answer.request_id
+        return answer
+
+    async def _call_tools(self, calls: tuple[ToolCall, ...]) -> list[Message]:
+        """All results in the order of the calls; the calls run side by side."""
+        results: dict[int, Message] = {}
+        context = ToolContext(
+            session_id=self.session_id,
+            run_id=self.run_id,
+            turn=self.grant.turn,
+            agent=self.spec.name,
+            metadata=self.grant.metadata,
+        )
+
+        async def call_one(index: int, call: ToolCall) -> None:
+            with self.spans.span(call.name, "tool") as span:
+                result = await self.spec.tools.call(call, context)
+                span.attributes["call_id"] = call.id
+                if result.is_error:
+                    span.fail(result.content)
+            results[index] = Message(role="tool", content=result.content, tool_call_id=call.id)
+            self._emit(ToolFinished(call.name, call.id, result.content, result.is_error))
+
+        async with anyio.create_task_group() as tasks:
+            for index, call in enumerate(calls):
+                tasks.start_soon(call_one, index, call)
+        return [results[index] for index in range(len(calls))]
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    async def _complete(self, answer: ModelAnswer) -> Reply:
+        written = [message for step in self.steps for message in step.messages]
+        by_agent = (replace(message, author=self.spec.name) for message in [*written, answer.message])
+        messages = (*self.input, *by_agent)
+        try:
+            stored = await self._close("completed", None, messages)
+        except CallboardError as error:
+            raise RunFailed(self.run_id, f"the answer came, but its turn could not be stored: {error}") from error
+        return Reply(
+            message=stored[-1],
+            messages=tuple(stored),
+            run_id=self.run_id,
+            session_id=self.session_id,
+            turn=self.grant.turn,
+            usage=self.usage,
+            finish_reason=answer.finish_reason,
+            attempts=self.attempt,
+        )
+
+    async def _fail(self, status: RunStatus, reason: str) -> None:
+        try:
+            await self._close(status, reason, ())
+        except StaleTurn:
+            pass  # the turn was ended by others, or the session deleted: there is nothing left to mark
+        except CallboardError as error:
+            raise RunFailed(self.run_id, f"{reason} (and the store refused to note it: {error})") from error
+
+    async def _close(self, status: RunStatus, error: str | None, messages: tuple[Message, ...]) -> list[Message]:
+        if self.session is None:
+            return list(messages)
+        end = RunEnd(status, error, self.usage, self.attempt, self.spans.finished())
+        session, turn = self.session, self.grant.turn
+        return await _persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
+
+    async def _ask_session(self, message: Request[Any]) -> None:
+        if self.session is not None:
+            session = self.session
+            await _persist(lambda: session.ask(message))
+
+    async def _note(self, status: RunStatus, error: str | None) -> None:
+        if self.session is not None:
+            assert status == "waiting" or status == "running"
+            note = NoteRun(self.run_id, self.grant.turn, status, self.attempt + (status == "running"), error)
+            try:
+                await self.session.ask(note)
+            except CallboardError as failure:
+                raise RunFailed(self.run_id, str(failure)) from failure
+
+    def _emit(self, event: RunEvent | Delta) -> None:
+        listener = self.spec.listeners.get(self.run_id)
+        if listener is not None:
+            listener(event)
+
+
+async def _persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
+    """Send until the store has it. The messages sent so are safe to repeat: a session knows what it has had."""
+    backoff = Backoff(first_s=0.05, max_s=2.0)
+    failures = 0
+    with anyio.move_on_after(CLOSE_TIMEOUT_S) as scope:
+        while True:
+            try:
+                return await send()
+            except (Failed, Unknown) as error:
+                if not (isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)):
+                    raise
+                failures += 1
+                last = error
+            await anyio.sleep(backoff.delay_s(failures, random.random()))
+    assert scope.cancelled_caught
+    raise last
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"

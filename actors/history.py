@@ -1,0 +1,55 @@
+"""The messages of one session, as far as its actor needs them in memory.
+
+Nothing is read until somebody wants it: a session that is only appended to, or only read at its end, never loads its
+past. What is staged but not durable is always kept, because the store does not have it yet.
+"""
+
+from collections.abc import Sequence
+
+from .archive import Archive
+from .message import Message
+
+__all__ = ["History"]
+
+
+class History:
+    """Places count from 0 here: message `seq` stands at `seq - 1`.
+
+    `durable_count` is how many messages the store has.
+    """
+
+    __slots__ = ("_archive", "_durable_count", "_messages", "_session_id", "_tail")
+
+    def __init__(self, archive: Archive, session_id: str, *, durable_count: int) -> None:
+        self._archive = archive
+        self._session_id = session_id
+        self._durable_count = durable_count
+        self._messages: list[Message] | None = None
+        self._tail: list[Message] = []  # behind durable_count, while the rest is not loaded
+
+    def whole(self) -> tuple[Message, ...]:
+        """All messages, staged ones included. Cost: loads them at the first call."""
+        if self._messages is None:
+            stored = self._archive.messages(self._session_id, before_seq=self._durable_count + 1)
+            assert len(stored) == self._durable_count, "messages are missing in the store"
+            self._messages = stored + self._tail
+            self._tail = []
+        return tuple(self._messages)
+
+    def extend(self, staged: Sequence[Message]) -> None:
+        """These were staged behind all others."""
+        (self._tail if self._messages is None else self._messages).extend(staged)
+
+    def durable(self, count: int) -> None:
+        """The store now has the first `count` messages."""
+        if self._messages is None:
+            del self._tail[: count - self._durable_count]
+        self._durable_count = count
+
+    def read(self, start: int, end: int) -> list[Message]:
+        """The messages from `start` up to `end`, all of them durable. Cost: that of what is read."""
+        if start >= end:
+            return []
+        if self._messages is not None:
+            return self._messages[start:end]
+        return self._archive.messages(self._session_id, limit=end - start, before_seq=end + 1)

@@ -1,0 +1,113 @@
+"""The runtime with conversations installed: the kernel, sessions, agents, and the sweep at start-up."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Literal, Self
+from weakref import WeakValueDictionary
+
+import anyio
+
+from ..runtime.budget import RestartPolicy
+from ..runtime.errors import UnknownActor
+from ..runtime.identity import ActorId
+from ..runtime.ref import Ref
+from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
+from ..store.contract import Store
+from ..store.lmdb_store import LmdbStore
+from ..store.memory_store import MemoryStore
+from .agent_actor import AGENT_KIND, AgentActor
+from .archive import Archive
+from .execution import AgentSpec
+from .session_actor import SessionActor
+from .session_messages import Settled
+from .session_records import SESSION_KIND
+
+__all__ = ["Runtime"]
+
+RECOVERIES_AT_ONCE = 64
+"""Sessions that are put right side by side at start-up: enough to share each commit, few enough to stay small."""
+
+
+class Runtime(Kernel):
+    """Hosts sessions and agents in the present event loop: `async with Runtime("support.lmdb") as runtime: ...`.
+
+    Before the block begins, every run that an earlier process left open is marked "interrupted". When it is left, new
+    work is refused, turns that run are finished within `drain_timeout_s` and then interrupted, and all is stored. Left
+    by an exception or a cancellation, turns are interrupted at once. What was cut is in `runtime.cut`.
+
+    Args:
+        path: a directory for the LMDB store, made where there is none. One process at a time may have it open.
+        durability: "sync": what was answered survives power loss. "async": it survives a crash of the process, but the
+            last moments may be lost with the machine.
+        drain_timeout_s: seconds for turns that run when the block is left.
+
+    Raises (on entering):
+        StoreLocked: another process has this store open; the message names it.
+        NewerFormat: a newer callboard wrote it.
+        StoreUnavailable: the path is no directory that can be used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["sync", "async"] = "sync",
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        self._set_up(partial(LmdbStore, Path(path), durability=durability), drain_timeout_s)
+
+    @classmethod
+    def in_memory(cls, *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> Self:
+        """A runtime that keeps nothing: for tests, and for conversations that may be lost."""
+        return cls.on(MemoryStore, drain_timeout_s=drain_timeout_s)
+
+    @classmethod
+    def on(cls, open_store: Callable[[], Store], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> Self:
+        """A runtime on another store: one that keeps to `callboard.store.Store`."""
+        runtime = cls.__new__(cls)
+        runtime._set_up(open_store, drain_timeout_s)
+        return runtime
+
+    def _set_up(self, open_store: Callable[[], Store], drain_timeout_s: float) -> None:
+        super().__init__(open_store, drain_timeout_s=drain_timeout_s)
+        self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
+        self._agents = count(1)
+        # A session that cannot be loaded is one user's loss; it must not wait behind a backoff of many seconds.
+        self.register(SESSION_KIND, SessionActor, restart=RestartPolicy())
+        self.register(AGENT_KIND, self._make_agent, durable=False)
+
+    def session_actor(self, session_id: str) -> Ref:
+        """The actor of a session; use `Session` instead."""
+        return self.actor(SESSION_KIND, session_id)
+
+    def agent_actor(self, spec: AgentSpec, key: str) -> Ref:
+        """The actor of an agent, which lives as long as somebody holds the spec; use `Agent` instead."""
+        self._specs[key] = spec
+        self.on_close(spec.model.aclose)
+        return self.actor(AGENT_KIND, key)
+
+    def next_agent_key(self, name: str) -> str:
+        """A key for one more agent of this name."""
+        return f"{name}#{next(self._agents)}"
+
+    async def recover(self) -> None:
+        """Mark every run that an earlier process left open."""
+        limiter = anyio.CapacityLimiter(RECOVERIES_AT_ONCE)
+
+        async def put_right(session_id: str) -> None:
+            async with limiter:
+                # Loading is what marks them; the answer comes when that is durable.
+                await self.session_actor(session_id).ask(Settled())
+
+        async with anyio.create_task_group() as tasks:
+            for session_id in Archive(self.store).with_open_runs():
+                tasks.start_soon(put_right, session_id)
+
+    def _make_agent(self, id: ActorId) -> AgentActor:
+        spec = self._specs.get(id.key)
+        if spec is None:
+            raise UnknownActor(f"the agent {id.key!r} is gone: keep the Agent object as long as it works")
+        return AgentActor(id, spec)

@@ -1,0 +1,258 @@
+"""What a session writes next: each decision becomes a new head, rows and index entries. Pure; time is passed in.
+
+The ledger runs ahead of the store: what it holds is staged, and becomes what everybody sees when its commit is durable.
+A session actor calls one or more of its methods in a handler, then takes the change and stages it as one batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..store.contract import Index, IndexRow, Row, Table
+from .limits import check_metadata
+from .message import Message, Usage
+from .run_record import RunRecord, RunStatus, SpanRecord, advance
+from .session_records import (
+    HEAD_CODEC,
+    MESSAGE_CODEC,
+    RUN_CODEC,
+    SPAN_CODEC,
+    STEP_CODEC,
+    OpenTurn,
+    SessionDefaults,
+    SessionHead,
+    Step,
+    index_changes,
+    message_key,
+    span_key,
+    step_key,
+)
+
+__all__ = ["Change", "Ledger", "RunEnd"]
+
+
+class Change(Struct, frozen=True):
+    """What `Context.stage` takes."""
+
+    head: bytes
+    rows: tuple[Row, ...]
+    index_rows: tuple[IndexRow, ...]
+    erase: bool
+
+
+class RunEnd(Struct, frozen=True):
+    """How a run ended: with what it cost, why, and what its spans were."""
+
+    status: RunStatus
+    error: str | None = None
+    usage: Usage = Usage()
+    attempts: int = 1
+    spans: tuple[SpanRecord, ...] = ()
+
+
+class Ledger:
+    """The staged state of one session. `runs` are those that have not ended, by id."""
+
+    def __init__(self, session_id: str, head: SessionHead | None, open_runs: Iterable[RunRecord] = ()) -> None:
+        self._session_id = session_id
+        self.head = head
+        self.runs = {record.id: record for record in open_runs}
+        self._indexed = head
+        self._rows: list[Row] = []
+        self._index_rows: list[IndexRow] = []
+        self._erase = False
+        self._steps = 0
+        self._touched = False
+
+    # The session ----------------------------------------------------------------------------------------------------
+
+    def ensure(self, defaults: SessionDefaults, *, at_ms: int) -> SessionHead:
+        """The head, made from the defaults where there is none; an existing one keeps what it has."""
+        if self.head is None:
+            self.head = SessionHead(
+                id=self._session_id,
+                created_at_ms=at_ms,
+                updated_at_ms=at_ms,
+                owner=defaults.owner,
+                tags=defaults.tags,
+                metadata=defaults.metadata,
+            )
+            self._touch(at_ms)
+        return self.head
+
+    def patch_metadata(self, patch: dict[str, Any], *, at_ms: int) -> dict[str, Any]:
+        """Set the keys of `patch`, remove those whose value is None; the new metadata.
+
+        Raises:
+            ValueError: the whole would be too large. Nothing changed.
+        """
+        head = self._existing()
+        merged = {**head.metadata, **patch}
+        metadata = check_metadata({key: value for key, value in merged.items() if value is not None})
+        self.head = replace(head, metadata=metadata)
+        self._touch(at_ms)
+        return metadata
+
+    def erase(self) -> None:
+        """Drop all of it. The stream keeps its epoch and version, so that a late writer is still refused."""
+        self.head = None
+        self.runs.clear()
+        self._rows.clear()
+        self._index_rows.clear()
+        self._erase = self._touched = True
+
+    # Turns ----------------------------------------------------------------------------------------------------------
+
+    def open_turn(self, number: int, record: RunRecord, *, at_ms: int) -> RunRecord:
+        """The turn of this number begins with this run, which was queued."""
+        head = self._existing()
+        record = advance(replace(record, turn=number), "running", at_ms=at_ms)
+        self.head = replace(head, last_turn=number, open_turn=OpenTurn(number, record.id), run_count=head.run_count + 1)
+        self._begin_run(record)
+        self._steps = 0
+        self._touch(at_ms)
+        return record
+
+    def journal(self, number: int, step: Step) -> None:
+        """Keep a step of the running turn; one that is kept already is left as it is."""
+        if step.number > self._steps:
+            assert step.number == self._steps + 1, "steps come one after the other"
+            self._rows.append(Row(Table.STEP, step_key(number, step.number), STEP_CODEC.encode(step)))
+            self._steps = step.number
+            self._touched = True
+
+    def close_turn(self, end: RunEnd, messages: Sequence[Message], *, at_ms: int) -> list[Message]:
+        """The running turn ends: its run as `end` says, with `messages` new in history; returns them as stored."""
+        head = self._existing()
+        turn = head.open_turn
+        assert turn is not None, "no turn is open"
+        record = self.runs[turn.run_id]
+        stored = self.append(messages, run_id=record.id, at_ms=at_ms)
+        if stored:
+            record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq)
+        self.head = replace(self._existing(), open_turn=None)
+        self._end_run(record, end, at_ms=at_ms)
+        self._rows.extend(Row(Table.STEP, step_key(turn.number, n), None) for n in range(1, self._steps + 1))
+        self._steps = 0
+        return stored
+
+    def interrupt_turn(self, reason: str, *, at_ms: int) -> None:
+        """The turn that an earlier process left open ends; its journaled steps stay in the store for a later resume."""
+        head = self._existing()
+        assert head.open_turn is not None, "no turn is open"
+        record = self.runs.get(head.open_turn.run_id)
+        self.head = replace(head, open_turn=None)
+        if record is not None:
+            self._end_run(record, RunEnd("interrupted", reason, attempts=record.attempts), at_ms=at_ms)
+        self._touch(at_ms)
+
+    def append(
+        self, messages: Sequence[Message], *, at_ms: int, run_id: str | None = None, turn: int | None = None
+    ) -> list[Message]:
+        """Put messages at the end of history, with their places, ids and times; returns them so.
+
+        `turn` is the number of the turn that this is, where it is one of its own.
+        """
+        head = self._existing()
+        stored = [
+            replace(
+                message,
+                id=message.id or f"msg_{seq:08d}",
+                seq=seq,
+                run_id=run_id or message.run_id,
+                created_at_ms=message.created_at_ms or at_ms,
+            )
+            for seq, message in enumerate(messages, head.message_count + 1)
+        ]
+        self._rows.extend(Row(Table.MESSAGE, message_key(each.seq), MESSAGE_CODEC.encode(each)) for each in stored)
+        self.head = replace(
+            head,
+            message_count=head.message_count + len(stored),
+            last_turn=turn if turn is not None else head.last_turn,
+        )
+        self._touch(at_ms)
+        return stored
+
+    # Runs by hand ---------------------------------------------------------------------------------------------------
+
+    def create_run(self, record: RunRecord, *, at_ms: int) -> None:
+        """A run that the user drives."""
+        head = self._existing()
+        self.head = replace(head, run_count=head.run_count + 1, open_runs=(*head.open_runs, record.id))
+        self._begin_run(record)
+        self._touch(at_ms)
+
+    def move_run(self, record: RunRecord, end: RunEnd, *, at_ms: int) -> RunRecord:
+        """A run made by hand goes to another status.
+
+        Raises:
+            InvalidTransition, ValueError: see run_record.advance. Nothing changed.
+        """
+        moved = advance(record, end.status, at_ms=at_ms, usage=end.usage, error=end.error)
+        if moved.is_open:
+            self.runs[moved.id] = moved
+            self._rows.append(Row(Table.RUN, moved.id.encode(), RUN_CODEC.encode(moved)))
+        else:
+            head = self._existing()
+            self.head = replace(head, open_runs=tuple(id for id in head.open_runs if id != moved.id))
+            self._close_run(moved)
+        self._touch(at_ms)
+        return moved
+
+    def note_run(self, run_id: str, status: RunStatus, *, at_ms: int, attempts: int, error: str | None) -> None:
+        """A running run waits for its next attempt, or goes on: shown at once, stored with the turn's end."""
+        record = self.runs[run_id]
+        if record.status != status:
+            self.runs[run_id] = advance(record, status, at_ms=at_ms, error=error, attempts=attempts)
+
+    # Taking ---------------------------------------------------------------------------------------------------------
+
+    def take(self) -> Change | None:
+        """What has changed since the last call, or None."""
+        if not self._touched:
+            return None
+        head = self.head
+        index_rows = self._index_rows
+        if head is not None:
+            index_rows = index_rows + index_changes(None if self._erase else self._indexed, head)
+        change = Change(
+            head=HEAD_CODEC.encode(head) if head is not None else b"",
+            rows=tuple(self._rows),
+            index_rows=tuple(index_rows),
+            erase=self._erase,
+        )
+        self._indexed = head
+        self._rows, self._index_rows = [], []
+        self._erase = self._touched = False
+        return change
+
+    def _existing(self) -> SessionHead:
+        assert self.head is not None, "the session does not exist: call ensure first"
+        return self.head
+
+    def _touch(self, at_ms: int) -> None:
+        head = self._existing()
+        # At most one revision a change that is taken; a clock that was set back does not move a session back.
+        revision = head.revision if self._touched else head.revision + 1
+        self.head = replace(head, revision=revision, updated_at_ms=max(at_ms, head.updated_at_ms))
+        self._touched = True
+
+    def _begin_run(self, record: RunRecord) -> None:
+        self.runs[record.id] = record
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
+        self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode()))
+
+    def _end_run(self, record: RunRecord, end: RunEnd, *, at_ms: int) -> None:
+        ended = advance(
+            record, end.status, at_ms=at_ms, usage=end.usage, error=end.error, attempts=max(end.attempts, 1)
+        )
+        spans = (Row(Table.SPAN, span_key(ended.id, span.number), SPAN_CODEC.encode(span)) for span in end.spans)
+        self._rows.extend(spans)
+        self._close_run(ended)
+
+    def _close_run(self, record: RunRecord) -> None:
+        self.runs.pop(record.id, None)
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
+        self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode(), present=False))

@@ -1,0 +1,175 @@
+"""The public handle on one conversation. It holds no state: any number of handles may speak of one session."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..runtime.ref import Ref
+from .conversation import as_chat_dict, as_message, as_messages, repair
+from .errors import UnknownSession
+from .host import Runtime
+from .ids import new_id
+from .limits import check_agent_name, check_limit, check_metadata, check_owner, check_session_id, check_tags
+from .message import Message, Part, Role
+from .reentry import check_not_held
+from .run import Run
+from .run_record import RunRecord, SpanRecord
+from .session_messages import (
+    Append,
+    CreateRun,
+    DeleteSession,
+    PatchMetadata,
+    ReadHead,
+    ReadMessages,
+    ReadRun,
+    ReadRuns,
+    ReadSpans,
+)
+from .session_records import SessionDefaults, SessionHead
+
+__all__ = ["Session"]
+
+
+class Session:
+    """One conversation, shared by any number of agents and callers. Made in the store by the first write.
+
+    Args:
+        runtime: an open Runtime.
+        id: 1 to 200 bytes; the same id is the same session, in this process and every later one.
+        metadata, owner, tags: for a session that does not exist yet; an existing one keeps what it has.
+
+    Raises:
+        TypeError, ValueError: an argument is no good; the message says what would be.
+        Stopping: the runtime is not open.
+
+    All writes are durable when they return, and in the order in which they were called. A call that raises Rejected or
+    Failed has stored nothing; Unknown may have.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        owner: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> None:
+        self.id = check_session_id(id)
+        self.runtime = runtime
+        self.defaults = SessionDefaults(check_owner(owner), check_tags(tags), check_metadata(metadata or {}))
+        self._ref: Ref = runtime.session_actor(id)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id!r}>"
+
+    # Messages -------------------------------------------------------------------------------------------------------
+
+    async def add_message(self, role: Role, content: str | list[Part], *, author: str | None = None) -> Message:
+        """Put one message at the end of history; it waits for turns that were asked for before.
+
+        Returns: the message as stored, with its place and id.
+
+        Raises:
+            ValueError, TypeError: unknown role, no content, or larger than 4 MiB.
+            CyclicAsk: called by a tool, within a turn of this session.
+
+        Cancellation: while it waits for its turn, it is not stored.
+        """
+        message = as_message({"role": role, "content": content}, author=author)
+        return (await self._append([message]))[0]
+
+    async def add_messages(self, messages: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
+        """Put messages at the end of history, all or none, with nothing between them; else like `add_message`."""
+        checked = as_messages(messages)
+        return await self._append(checked) if checked else []
+
+    async def messages(self, *, limit: int | None = None, before_seq: int | None = None) -> list[Message]:
+        """The latest messages, or those before a place; oldest first, at most `limit`. Waits for no turn."""
+        check_limit(limit)
+        return await self._ref.ask(ReadMessages(limit, before_seq))
+
+    async def messages_for_llm(self) -> list[dict[str, Any]]:
+        """History in the API's own form, fit to be sent: no tool call without its result, no result without its
+        call."""
+        return [as_chat_dict(message) for message in repair(await self.messages()).messages]
+
+    async def message_count(self) -> int:
+        """How many messages history has."""
+        head = await self._ref.ask(ReadHead())
+        return head.message_count if head is not None else 0
+
+    # Runs -----------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, *, agent: str = "", model: str = "") -> Run:
+        """A run that you drive by hand; it is "queued" until `start`."""
+        if agent:
+            check_agent_name(agent)
+        record = RunRecord(
+            id=new_id("run", time.time_ns() // 1_000_000),
+            session_id=self.id,
+            created_at_ms=0,  # the session's clock counts
+            agent=agent,
+            model=model,
+            manual=True,
+        )
+        return Run(self._ref, await self._ref.ask(CreateRun(record, self.defaults)))
+
+    async def runs(self, *, limit: int | None = None) -> list[RunRecord]:
+        """The latest runs, those that wait for their turn included; oldest first, at most `limit`."""
+        check_limit(limit)
+        return await self._ref.ask(ReadRuns(limit))
+
+    async def run(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        return await self._ref.ask(ReadRun(run_id))
+
+    async def spans(self, run_id: str) -> list[SpanRecord]:
+        """The model calls and tool calls of a run that has ended, in the order of their starts."""
+        return await self._ref.ask(ReadSpans(run_id))
+
+    # The session itself ---------------------------------------------------------------------------------------------
+
+    async def head(self) -> SessionHead:
+        """All about the session but its content.
+
+        Raises:
+            UnknownSession: nothing was written to it yet, or it was deleted.
+        """
+        head = await self._ref.ask(ReadHead())
+        if head is None:
+            raise UnknownSession(f"there is no session {self.id!r} yet: its first message makes it")
+        return head
+
+    async def metadata(self) -> dict[str, Any]:
+        """The metadata; before the first write, what the session will be made with."""
+        head = await self._ref.ask(ReadHead())
+        # A copy: what a caller changes in it must not reach the session's own.
+        return check_metadata(head.metadata if head is not None else self.defaults.metadata)
+
+    async def update_metadata(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Set these keys and remove those whose value is None; the new metadata. Waits for no turn.
+
+        Raises:
+            TypeError, ValueError: a value is not JSON.
+            TooLarge: the whole would be larger than 64 KiB. Nothing was changed.
+        """
+        return await self._ref.ask(PatchMetadata(check_metadata(patch, what="patch"), self.defaults))
+
+    async def delete(self) -> bool:
+        """Drop the session with all its content, at once; False where there was none.
+
+        A turn that runs is refused when it ends, those that wait fail with UnknownSession.
+        """
+        return await self._ref.ask(DeleteSession())
+
+    async def _append(self, messages: list[Message]) -> list[Message]:
+        check_not_held(self.id, "adding a message")
+        append = Append(new_id("append", time.time_ns() // 1_000_000), tuple(messages), self.defaults)
+        # No deadline of its own: it waits for the turns before it, each of which has one.
+        return await self._ref.ask(append, timeout_s=math.inf)

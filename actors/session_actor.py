@@ -1,0 +1,326 @@
+"""The actor that is one session: its handlers are short, it never waits for a model.
+
+What it holds runs ahead of the disk: `ledger` is staged, `visible` is what the last durable commit left. Reads answer
+from `visible` and wait for nobody, neither for a running turn nor for the disk. Replies to writes leave with their
+commit.
+
+A restart within a process finds the running turn in the head and goes on with it; replies that were owed for queued
+turns are asked again by the kernel, in their order. A head that an earlier process wrote has no live turn: it is
+interrupted.
+"""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from ..runtime.actor import Actor, handles
+from ..runtime.context import Context, Ticket
+from ..runtime.identity import ActorId
+from ..runtime.signals import Abandoned
+from .archive import Archive
+from .errors import Busy, InvalidTransition, StaleTurn, TooLarge, UnknownRun, UnknownSession
+from .history import History
+from .ledger import Ledger, RunEnd
+from .message import Message
+from .run_record import RunRecord, SpanRecord
+from .session_messages import (
+    Append,
+    BeginTurn,
+    CancelTurn,
+    CloseTurn,
+    CreateRun,
+    CreateSession,
+    DeleteSession,
+    Grant,
+    MoveRun,
+    NoteRun,
+    PatchMetadata,
+    ReadHead,
+    ReadMessages,
+    ReadRun,
+    ReadRuns,
+    ReadSpans,
+    RecordStep,
+    Settled,
+)
+from .session_records import SessionHead
+from .turns import Entry, Granted, Queued, Turn, TurnQueue
+
+__all__ = ["SessionActor"]
+
+INTERRUPTED = "the process ended before the run did"
+
+Waiting = tuple[Ticket, BeginTurn | Append | None]
+"""Who waits for a turn: the reply that is owed, and for what. No message: a turn that was running before a restart."""
+
+
+class SessionActor(Actor):
+    """See the module's text."""
+
+    def __init__(self, id: ActorId) -> None:
+        super().__init__(id)
+        self.turns: TurnQueue[Waiting | None] = TurnQueue()
+
+    def load(self, context: Context) -> None:
+        self.archive = Archive(context.store)
+        head = self.archive.head(self.id.key)
+        self.visible: SessionHead | None = head
+        self.ledger = Ledger(self.id.key, head)
+        self.history = History(self.archive, self.id.key, durable_count=head.message_count if head is not None else 0)
+        if head is None:
+            return
+        open_ids = head.open_runs if head.open_turn is None else (*head.open_runs, head.open_turn.run_id)
+        self.ledger.runs.update({id: self.archive.run(self.id.key, id) for id in open_ids})
+        self.turns.restore(head.last_turn)
+        assert context.stored is not None
+        if context.stored.epoch >> 32 != context.epoch >> 32:
+            self._interrupt_all(context)
+        elif head.open_turn is not None:
+            self.turns.restore_running(head.open_turn.number, Entry(head.open_turn.run_id, None))
+
+    # Turns ----------------------------------------------------------------------------------------------------------
+
+    @handles(BeginTurn, retryable=True, on_cancel="cancel")
+    def begin_turn(self, message: BeginTurn, context: Context) -> Ticket:
+        """Grant a turn, or let it queue, as the overlap policy says."""
+        ticket = context.defer()
+        entry: Entry[Waiting | None] = Entry(message.run.id, (ticket, message))
+        outcome = self.turns.offer(entry, message.overlap)
+        if isinstance(outcome, Granted):
+            self._granted(Turn(outcome.number, entry), context)
+        elif isinstance(outcome, Queued):
+            self.ledger.runs[message.run.id] = message.run  # shown while it queues; stored when its turn begins
+        else:
+            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length)
+        return ticket
+
+    @handles(RecordStep)
+    def record_step(self, message: RecordStep, context: Context) -> None:
+        """Journal a step of the running turn."""
+        self._check_turn(message.turn, message.run_id)
+        self.ledger.journal(message.turn, message.step)
+        self._stage(context)
+
+    @handles(NoteRun, gated=False)
+    def note_run(self, message: NoteRun, context: Context) -> None:
+        """Show that the run waits, or goes on."""
+        self._check_turn(message.turn, message.run_id)
+        self.ledger.note_run(
+            message.run_id, message.status, at_ms=context.wall_ms(), attempts=message.attempts, error=message.error
+        )
+
+    @handles(CloseTurn)
+    def close_turn(self, message: CloseTurn, context: Context) -> list[Message]:
+        """End the running turn and begin the next."""
+        try:
+            self._check_turn(message.turn, message.run_id)
+        except StaleTurn:
+            return self._closed_before(message)
+        stored = self.ledger.close_turn(message.end, message.messages, at_ms=context.wall_ms())
+        self.history.extend(stored)
+        self._advance_turns(message.turn, context)
+        return stored
+
+    @handles(CancelTurn)
+    def cancel_turn(self, message: CancelTurn, context: Context) -> bool:
+        """Give up a run's place in the queue, or its running turn."""
+        running = self.turns.running
+        if running is not None and running.entry.run_id == message.run_id:
+            end = RunEnd("cancelled", message.reason, attempts=self.ledger.runs[message.run_id].attempts)
+            self.ledger.close_turn(end, (), at_ms=context.wall_ms())
+            self._advance_turns(running.number, context)
+            return True
+        return self._withdraw(message.run_id, message.reason)
+
+    @handles(Append, retryable=True, on_cancel="cancel")
+    def append(self, message: Append, context: Context) -> Ticket:
+        """Put messages at the end of history, now or when the turns before it have ended."""
+        ticket = context.defer()
+        entry: Entry[Waiting | None] = Entry(message.id, (ticket, message), append=True)
+        outcome = self.turns.offer(entry)
+        if isinstance(outcome, Granted):
+            self._granted(Turn(outcome.number, entry), context)
+        elif not isinstance(outcome, Queued):
+            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length)
+        return ticket
+
+    @handles(Abandoned)
+    def abandoned(self, signal: Abandoned, context: Context) -> None:
+        """Whoever asked for a turn or an append has gone."""
+        message = signal.message
+        if isinstance(message, BeginTurn):
+            self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
+        elif isinstance(message, Append):
+            self._withdraw(message.id, "the caller went away")
+
+    # The session ----------------------------------------------------------------------------------------------------
+
+    @handles(CreateSession)
+    def create(self, message: CreateSession, context: Context) -> SessionHead:
+        """Make the session where there is none."""
+        self.ledger.ensure(message.defaults, at_ms=context.wall_ms())
+        self._stage(context)
+        assert self.ledger.head is not None
+        return self.ledger.head
+
+    @handles(DeleteSession)
+    def delete(self, _message: DeleteSession, context: Context) -> bool:
+        """Drop it all. Turns that wait fail; one that runs is refused from now on."""
+        if self.ledger.head is None:
+            return False
+        for entry in self.turns.clear():
+            assert entry.payload is not None
+            entry.payload[0].fail(UnknownSession(f"session {self.id.key!r} was deleted while this waited for its turn"))
+        last_number = self.turns.last_number
+        self.turns = TurnQueue()
+        self.turns.restore(last_number)
+        self.ledger.erase()
+        self.history = History(self.archive, self.id.key, durable_count=0)
+        self._stage(context)
+        return True
+
+    @handles(PatchMetadata)
+    def patch_metadata(self, message: PatchMetadata, context: Context) -> dict[str, Any]:
+        """Set and remove keys; does not wait for a running turn."""
+        self.ledger.ensure(message.defaults, at_ms=context.wall_ms())
+        try:
+            metadata = self.ledger.patch_metadata(message.patch, at_ms=context.wall_ms())
+        except ValueError as error:
+            raise TooLarge(str(error)) from error
+        self._stage(context)
+        return metadata
+
+    # Runs by hand ---------------------------------------------------------------------------------------------------
+
+    @handles(CreateRun)
+    def create_run(self, message: CreateRun, context: Context) -> RunRecord:
+        """Book a run that the user drives."""
+        self.ledger.ensure(message.defaults, at_ms=context.wall_ms())
+        record = replace(message.run, created_at_ms=context.wall_ms())
+        self.ledger.create_run(record, at_ms=context.wall_ms())
+        self._stage(context)
+        return record
+
+    @handles(MoveRun)
+    def move_run(self, message: MoveRun, context: Context) -> RunRecord:
+        """Move a run made by hand along the table of run_record.py."""
+        record = self.ledger.runs.get(message.run_id) or self.archive.run(self.id.key, message.run_id)
+        if not record.manual:
+            raise InvalidTransition(record.id, status=record.status, wanted=message.end.status)
+        moved = self.ledger.move_run(record, message.end, at_ms=context.wall_ms())
+        self._stage(context)
+        return moved
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    @handles(ReadHead, gated=False)
+    def read_head(self, _message: ReadHead, _context: Context) -> SessionHead | None:
+        return self.visible
+
+    @handles(ReadMessages, gated=False)
+    def read_messages(self, message: ReadMessages, _context: Context) -> list[Message]:
+        count = self.visible.message_count if self.visible is not None else 0
+        end = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
+        start = 0 if message.limit is None else max(0, end - message.limit)
+        return self.history.read(start, end)
+
+    @handles(ReadRuns, gated=False)
+    def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
+        stored = self.archive.runs(self.id.key, limit=message.limit)
+        records = {record.id: self.ledger.runs.get(record.id, record) for record in stored}
+        records.update(self.ledger.runs)
+        runs = list(records.values())
+        return runs if message.limit is None else runs[-message.limit :]
+
+    @handles(ReadRun, gated=False)
+    def read_run(self, message: ReadRun, _context: Context) -> RunRecord:
+        live = self.ledger.runs.get(message.run_id)
+        return live if live is not None else self.archive.run(self.id.key, message.run_id)
+
+    @handles(ReadSpans, gated=False)
+    def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
+        return self.archive.spans(self.id.key, message.run_id)
+
+    @handles(Settled)
+    def settled(self, _message: Settled, _context: Context) -> None:
+        """Nothing but the gate."""
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _granted(self, turn: Turn[Waiting | None], context: Context) -> None:
+        """Act on a turn that was just granted; an append is over at once, and the next in line gets its turn."""
+        granted: Turn[Waiting | None] | None = turn
+        while granted is not None:
+            assert granted.entry.payload is not None
+            ticket, message = granted.entry.payload
+            assert message is not None
+            at_ms = context.wall_ms()
+            self.ledger.ensure(message.defaults, at_ms=at_ms)
+            if isinstance(message, Append):
+                stored = self.ledger.append(message.messages, at_ms=at_ms, turn=granted.number)
+                self.history.extend(stored)
+                ticket.reply(stored)
+                granted = self.turns.finish(granted.number)
+                continue
+            self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
+            assert self.ledger.head is not None
+            ticket.reply(Grant(granted.number, self.history.whole(), self.ledger.head.metadata))
+            break
+        self._stage(context)
+
+    def _advance_turns(self, number: int, context: Context) -> None:
+        following = self.turns.finish(number)
+        if following is not None:
+            self._granted(following, context)
+        else:
+            self._stage(context)
+
+    def _check_turn(self, number: int, run_id: str) -> None:
+        turn = self.turns.check(number)
+        # After a delete, numbers may come again: the run is part of the fence.
+        if turn.entry.run_id != run_id:
+            raise StaleTurn(f"turn {number} belongs to run {turn.entry.run_id!r}: what run {run_id!r} sent is refused")
+
+    def _closed_before(self, message: CloseTurn) -> list[Message]:
+        """The answer to a CloseTurn that was carried out before; raises StaleTurn where it never was."""
+        try:
+            record = self.archive.run(self.id.key, message.run_id)
+        except UnknownRun:
+            record = None
+        if record is None or record.turn != message.turn or record.status != message.end.status:
+            raise StaleTurn(f"turn {message.turn} is over: what run {message.run_id!r} sent came too late")
+        count = record.last_seq - record.first_seq + 1 if record.first_seq else 0
+        return self.archive.messages(self.id.key, limit=count, before_seq=record.last_seq + 1) if count else []
+
+    def _withdraw(self, entry_id: str, reason: str) -> bool:
+        entry = self.turns.withdraw(entry_id)
+        if entry is None:
+            return False
+        self.ledger.runs.pop(entry_id, None)
+        assert entry.payload is not None
+        entry.payload[0].fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
+        return True
+
+    def _interrupt_all(self, context: Context) -> None:
+        """Mark what an earlier process left running."""
+        at_ms = context.wall_ms()
+        head = self.ledger.head
+        assert head is not None
+        for run_id in head.open_runs:
+            self.ledger.move_run(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), at_ms=at_ms)
+        if head.open_turn is not None:
+            self.ledger.interrupt_turn(INTERRUPTED, at_ms=at_ms)
+        self._stage(context)
+
+    def _stage(self, context: Context) -> None:
+        change = self.ledger.take()
+        if change is None:
+            return
+        context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
+        head = self.ledger.head
+
+        def durable() -> None:
+            self.visible = head
+            self.history.durable(head.message_count if head is not None else 0)
+
+        context.after_commit(durable)

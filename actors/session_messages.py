@@ -1,0 +1,175 @@
+"""What can be asked of a session actor. Frozen values, so that they can cross a process border."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
+from .ledger import RunEnd
+from .message import Message
+from .run_record import RunRecord, SpanRecord
+from .session_records import SessionDefaults, SessionHead, Step
+from .turns import Overlap
+
+__all__ = [
+    "Append",
+    "BeginTurn",
+    "CancelTurn",
+    "CloseTurn",
+    "CreateRun",
+    "CreateSession",
+    "DeleteSession",
+    "Grant",
+    "MoveRun",
+    "NoteRun",
+    "PatchMetadata",
+    "ReadHead",
+    "ReadMessages",
+    "ReadRun",
+    "ReadRuns",
+    "ReadSpans",
+    "RecordStep",
+    "Settled",
+]
+
+
+def _size_bytes(messages: Iterable[Message]) -> int:
+    return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in messages)
+
+
+class Grant(Struct, frozen=True):
+    """The exclusive right to extend the conversation, with what it looked like when the turn began."""
+
+    turn: int
+    history: tuple[Message, ...]
+    metadata: dict[str, Any]
+
+
+class BeginTurn(Request[Grant], frozen=True):
+    """Ask for a turn; answered when it is granted."""
+
+    run: RunRecord
+    overlap: Overlap
+    defaults: SessionDefaults
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self.run.input)
+
+
+class RecordStep(Request[None], frozen=True):
+    """Keep a step of the running turn, so that a crash loses at most the one after it."""
+
+    run_id: str
+    turn: int
+    step: Step
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self.step.messages)
+
+
+class NoteRun(Request[None], frozen=True):
+    """The run waits before its next attempt, or goes on with it. Shown, not stored."""
+
+    run_id: str
+    turn: int
+    status: Literal["running", "waiting"]
+    attempts: int
+    error: str | None
+
+
+class CloseTurn(Request[list[Message]], frozen=True):
+    """End the running turn: the messages become history, together with the run's end. Answered with them as stored.
+
+    Sent again after an answer that was lost, it gives the same answer and changes nothing.
+    """
+
+    run_id: str
+    turn: int
+    end: RunEnd
+    messages: tuple[Message, ...]
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self.messages)
+
+
+class CancelTurn(Request[bool], frozen=True):
+    """The run needs no turn any more: taken out of the queue, or its running turn is ended as cancelled."""
+
+    run_id: str
+    reason: str
+
+
+class Append(Request[list[Message]], frozen=True):
+    """Put messages at the end of history, as a turn of its own. Answered with them as stored."""
+
+    id: str
+    messages: tuple[Message, ...]
+    defaults: SessionDefaults
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self.messages)
+
+
+class CreateSession(Request[SessionHead], frozen=True):
+    """The session's head, made now where there is none."""
+
+    defaults: SessionDefaults
+
+
+class DeleteSession(Request[bool], frozen=True):
+    """Drop the session with all its content; False where there was none."""
+
+
+class PatchMetadata(Request[dict[str, Any]], frozen=True):
+    """Set some keys, remove those whose value is None."""
+
+    patch: dict[str, Any]
+    defaults: SessionDefaults
+
+
+class CreateRun(Request[RunRecord], frozen=True):
+    """A run that the user drives."""
+
+    run: RunRecord
+    defaults: SessionDefaults
+
+
+class MoveRun(Request[RunRecord], frozen=True):
+    """A run made by hand goes to another status."""
+
+    run_id: str
+    end: RunEnd
+
+
+class ReadHead(Request[SessionHead | None], frozen=True):
+    """The head as committed; None where there is no session."""
+
+
+class ReadMessages(Request[list[Message]], frozen=True):
+    """The latest committed messages, or those before a place; oldest first."""
+
+    limit: int | None = None
+    before_seq: int | None = None
+
+
+class ReadRuns(Request[list[RunRecord]], frozen=True):
+    """The latest runs, those in the queue included; oldest first."""
+
+    limit: int | None = None
+
+
+class ReadRun(Request[RunRecord], frozen=True):
+    """One run."""
+
+    run_id: str
+
+
+class ReadSpans(Request[list[SpanRecord]], frozen=True):
+    """The spans of a run that has ended."""
+
+    run_id: str
+
+
+class Settled(Request[None], frozen=True):
+    """Answered once all that the session has staged so far is durable."""

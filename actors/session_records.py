@@ -1,0 +1,151 @@
+"""What a session keeps in the store: its head, the rows of its stream, and its entries in the indexes.
+
+    stream "session:<id>"
+      head            SessionHead
+      MESSAGE         sequence number u64              -> Message
+      RUN             run id                           -> RunRecord
+      SPAN            run id, number u32               -> SpanRecord
+      STEP            turn number u64, step number u32 -> Step
+    indexes
+      UPDATED         updated_at_ms u64
+      OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
+      OPEN_RUN        run id
+
+Numbers are big-endian, so that byte order is their order.
+"""
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from ..store.contract import Index, IndexRow
+from ..store.records import Codec
+from .message import Message
+from .run_record import RunRecord, SpanRecord
+
+__all__ = [
+    "HEAD_CODEC",
+    "MESSAGE_CODEC",
+    "RUN_CODEC",
+    "SESSION_KIND",
+    "SPAN_CODEC",
+    "STEP_CODEC",
+    "OpenTurn",
+    "SessionDefaults",
+    "SessionHead",
+    "Step",
+    "index_changes",
+    "index_prefix",
+    "message_key",
+    "session_id_of",
+    "span_key",
+    "step_key",
+    "stream_of",
+]
+
+SESSION_KIND = "session"
+
+
+class OpenTurn(Struct, frozen=True):
+    """The turn that runs: its number is the fence, its run the one that it was granted to."""
+
+    number: int
+    run_id: str
+
+
+class SessionDefaults(Struct, frozen=True):
+    """What a session is created with, by the first write that finds none."""
+
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="session"):
+    """All about a session but its content. Times in milliseconds since 1970, UTC.
+
+    Attributes:
+        id: the session's id.
+        owner: whom it belongs to, or None.
+        tags: for finding it.
+        metadata: the user's own JSON object.
+        created_at_ms, updated_at_ms: the first and the last change.
+        revision: counts the changes, from 1.
+        message_count: how many messages history has; the last one's `seq`.
+        run_count: how many runs began here.
+        last_turn: the number of the last turn that was granted.
+        open_turn: the turn that runs, or None.
+        open_runs: runs made by hand that have not ended.
+    """
+
+    id: str
+    created_at_ms: int
+    updated_at_ms: int
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    revision: int = 0
+    message_count: int = 0
+    run_count: int = 0
+    last_turn: int = 0
+    open_turn: OpenTurn | None = None
+    open_runs: tuple[str, ...] = ()
+
+
+class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
+    """What one step of a running turn gave: an assistant message with its tool results. Journaled, not yet history."""
+
+    number: int
+    messages: tuple[Message, ...]
+
+
+HEAD_CODEC = Codec(SessionHead)
+MESSAGE_CODEC = Codec(Message)
+RUN_CODEC = Codec(RunRecord)
+SPAN_CODEC = Codec(SpanRecord)
+STEP_CODEC = Codec(Step)
+
+
+def stream_of(session_id: str) -> str:
+    """The name of the session's stream, which is its actor's id as text."""
+    return f"{SESSION_KIND}:{session_id}"
+
+
+def session_id_of(stream: str) -> str | None:
+    """The session of a stream; None where it belongs to an actor of another kind."""
+    kind, _, key = stream.partition(":")
+    return key if kind == SESSION_KIND else None
+
+
+def message_key(seq: int) -> bytes:
+    return seq.to_bytes(8, "big")
+
+
+def span_key(run_id: str, number: int) -> bytes:
+    return run_id.encode() + number.to_bytes(4, "big")
+
+
+def step_key(turn: int, number: int) -> bytes:
+    return turn.to_bytes(8, "big") + number.to_bytes(4, "big")
+
+
+def index_prefix(text: str) -> bytes:
+    """What all OWNER or TAG entries of this text begin with."""
+    return text.encode() + b"\x00"
+
+
+def index_changes(old: SessionHead | None, new: SessionHead) -> list[IndexRow]:
+    """The entries to remove and to add when the head changes."""
+    before = _entries(old) if old is not None else set[tuple[Index, bytes]]()
+    after = _entries(new)
+    gone = [IndexRow(index, value, present=False) for index, value in sorted(before - after)]
+    return gone + [IndexRow(index, value) for index, value in sorted(after - before)]
+
+
+def _entries(head: SessionHead) -> set[tuple[Index, bytes]]:
+    updated = head.updated_at_ms.to_bytes(8, "big")
+    entries = {(Index.TAG, index_prefix(tag) + updated) for tag in head.tags}
+    entries.add((Index.UPDATED, updated))
+    if head.owner is not None:
+        entries.add((Index.OWNER, index_prefix(head.owner) + updated))
+    return entries
