@@ -117,7 +117,9 @@ class Tool:
     async def _run(self, values: dict[str, Any]) -> object:
         if self._is_async:
             return await self.function(**values)
-        result: object = await anyio.to_thread.run_sync(partial(self.function, **values), abandon_on_cancel=True)
+        # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
+        work = partial(_in_list, self.function, values)
+        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         return await result if inspect.isawaitable(result) else result
 
 
@@ -256,6 +258,10 @@ def _arguments_schema(arguments: type[Struct], parameters: list[_Parameter]) -> 
         if type(each.default) in (str, int, float, bool):
             schema["properties"][each.name].setdefault("default", each.default)
     return schema
+
+
+def _in_list(function: ToolFunction, values: dict[str, Any]) -> list[Any]:
+    return [function(**values)]
 
 
 def _checked_size(content: str, name: str) -> ToolResult:

@@ -1,0 +1,100 @@
+from typing import Any
+
+import pytest
+
+from callboard.actors.instructions import InstructionContext, Template, check_instructions, render
+
+CONTEXT = InstructionContext(agent="Support", session_id="user-123", metadata={"customer": "Ann", "n": 5}, run_id="r1")
+WITHOUT_SESSION = InstructionContext(agent="Support", metadata={})
+
+
+def test_text_is_sent_as_it_is() -> None:
+    assert render("Costs $5, ${customer}", CONTEXT) == "Costs $5, ${customer}"
+
+
+def test_template_is_filled_from_metadata_agent_and_session() -> None:
+    template = Template("$agent helps ${customer} (${n}) in $session_id for $$5")
+
+    assert render(template, CONTEXT) == "Support helps Ann (5) in user-123 for $5"
+
+
+def test_missing_key_is_named_with_the_keys_that_are_there() -> None:
+    with pytest.raises(ValueError, match=r"names \$\{plan\}, and there is: agent, customer, n, session_id") as caught:
+        render(Template("The plan is ${plan}"), CONTEXT)
+
+    assert "'Support'" in str(caught.value)
+
+
+def test_session_id_is_missing_where_there_is_no_session() -> None:
+    with pytest.raises(ValueError, match=r"names \$\{session_id\}, and there is: agent\."):
+        render(Template("$session_id"), WITHOUT_SESSION)
+
+
+def test_metadata_cannot_pass_for_the_agent_or_the_session() -> None:
+    context = InstructionContext(agent="Support", session_id="s1", metadata={"agent": "Root", "session_id": "other"})
+    without = InstructionContext(agent="Support", metadata={"session_id": "other"})
+
+    assert render(Template("$agent $session_id"), context) == "Support s1"
+    with pytest.raises(ValueError, match="session_id"):
+        render(Template("$session_id"), without)
+
+
+@pytest.mark.parametrize("text", ["costs $ 5", "${customer", "${a.b}", "$"])
+def test_dollar_sign_that_begins_no_key_is_refused_when_the_template_is_made(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write \$\$"):
+        Template(text)
+
+
+def test_template_of_something_else_than_text_is_a_type_error() -> None:
+    wrong: Any = 5
+
+    with pytest.raises(TypeError, match="made from a string, not int"):
+        Template(wrong)
+
+
+def test_function_gets_the_context() -> None:
+    assert render(lambda context: f"{context.metadata['customer']} {context.run_id}", CONTEXT) == "Ann r1"
+
+
+@pytest.mark.parametrize("returned", [None, 5, b"text"])
+def test_function_that_returns_no_text_is_a_type_error(returned: object) -> None:
+    def wrong(context: InstructionContext) -> Any:
+        return returned
+
+    with pytest.raises(TypeError, match="must return a str"):
+        render(wrong, CONTEXT)
+
+
+def test_function_that_hides_a_coroutine_is_a_type_error_without_a_warning() -> None:
+    async def fetch() -> str:
+        return "never"
+
+    def wrong(context: InstructionContext) -> Any:
+        return fetch()
+
+    with pytest.raises(TypeError, match="returned coroutine"):
+        render(wrong, CONTEXT)
+
+
+def test_error_of_the_users_function_is_not_hidden() -> None:
+    with pytest.raises(KeyError, match="plan"):
+        render(lambda context: str(context.metadata["plan"]), CONTEXT)
+
+
+def test_text_template_and_function_pass_the_door() -> None:
+    for value in ("text", "", Template("x"), repr):
+        assert check_instructions(value) is value
+
+
+def test_async_function_is_refused_at_the_door() -> None:
+    async def instructions(context: InstructionContext) -> str:
+        return context.agent
+
+    with pytest.raises(TypeError, match="not an async one"):
+        check_instructions(instructions)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["text"]])
+def test_anything_else_is_refused_at_the_door(value: object) -> None:
+    with pytest.raises(TypeError, match="must be a str, a Template or a function"):
+        check_instructions(value)
