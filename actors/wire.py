@@ -7,8 +7,7 @@
 A whole body and one event of a stream have the same shape (`message` against `delta`), and go the same way. Decoding is
 lenient where servers are known to differ and drops what it does not know; nothing is indexed unguarded.
 
-What must be sent back to a server as it came is kept in `Message.extra`: fields of the message under their own names,
-and fields of a tool call under `extra["tool_calls"][call id]`.
+What must be sent back to a server as it came is kept in the `extra` of the message or of its tool call.
 
 Source: OpenAI chat completions; FACTS.md, "Wire truth", for who deviates how.
 """
@@ -107,19 +106,15 @@ def encode_message(message: Message, *, send_extra: bool = True) -> dict[str, An
         encoded["name"] = message.name
     if message.tool_call_id is not None:
         encoded["tool_call_id"] = message.tool_call_id
-    extra = dict(message.extra) if send_extra else {}
-    extra_of_calls: dict[str, Any] = extra.pop("tool_calls", None) or {}
     if message.tool_calls:
-        encoded["tool_calls"] = [
-            {**extra_of_calls.get(call.id, {}), **_encode_call(call)} for call in message.tool_calls
-        ]
-    return {**extra, **encoded}
+        encoded["tool_calls"] = [_encode_call(call, send_extra=send_extra) for call in message.tool_calls]
+    return {**message.extra, **encoded} if send_extra else encoded
 
 
-def _encode_call(call: ToolCall) -> dict[str, Any]:
+def _encode_call(call: ToolCall, *, send_extra: bool) -> dict[str, Any]:
     # "" means {} in our records; some servers parse what they get back, and "" is no JSON.
     function = {"name": call.name, "arguments": call.arguments or "{}"}
-    return {"id": call.id, "type": "function", "function": function}
+    return {**(call.extra if send_extra else {}), "id": call.id, "type": "function", "function": function}
 
 
 def _encode_tool(tool: ToolSchema) -> dict[str, Any]:
@@ -305,14 +300,12 @@ class AnswerJoiner:
         Raises:
             UnusableAnswer: nothing of an answer came, or a tool call without a name.
         """
-        calls, extra_of_calls = self._calls.finish()
+        calls = self._calls.finish()
         if not self.heard and not calls and self.finish_reason is None:
             raise UnusableAnswer("neither content nor a tool call nor a finish_reason")
         extra: dict[str, Any] = {name: "".join(texts) for name, texts in self._reasoning.items()} | self._kept
         if self._refusal:
             extra["refusal"] = "".join(self._refusal)
-        if extra_of_calls:
-            extra["tool_calls"] = extra_of_calls
         content = _join_content(self._content)
         message = Message(
             role="assistant",
@@ -372,10 +365,9 @@ class _CallJoiner:
     def _with_id(self, call_id: str) -> _PartialCall | None:
         return next((call for call in self._calls if call.id == call_id), None)
 
-    def finish(self) -> tuple[tuple[ToolCall, ...], dict[str, Any]]:
-        """The calls in the order in which they began, and what each wants sent back, by id."""
+    def finish(self) -> tuple[ToolCall, ...]:
+        """The calls in the order in which they began."""
         calls: list[ToolCall] = []
-        extra: dict[str, Any] = {}
         used: set[str] = set()
         for partial in self._calls:
             if not partial.name:
@@ -385,10 +377,8 @@ class _CallJoiner:
                 # Nine letters and digits: Mistral takes no other form back.
                 call_id = uuid4().hex[:9]
             used.add(call_id)
-            calls.append(ToolCall(call_id, partial.name, "".join(partial.arguments)))
-            if partial.extra:
-                extra[call_id] = partial.extra
-        return tuple(calls), extra
+            calls.append(ToolCall(call_id, partial.name, "".join(partial.arguments), partial.extra))
+        return tuple(calls)
 
 
 def _arguments_text(arguments: Any) -> str:

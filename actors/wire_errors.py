@@ -184,7 +184,9 @@ def error_of_transport(error: Exception, *, where: str) -> ModelError:
     """The typed error for an exception of httpx."""
     for kind, ours, text in BY_EXCEPTION:
         if isinstance(error, kind):
-            return ours(f"{where}: {text} ({type(error).__name__}: {_shorten(str(error)) or 'no more is known'})")
+            # h11 quotes the bytes that it cannot read, which may be anything.
+            details = "" if "bytearray(" in str(error) else _shorten(str(error))
+            return ours(f"{where}: {text} ({type(error).__name__}{': ' if details else ''}{details})")
     raise error  # not a fault of operation: a mistake in this program
 
 

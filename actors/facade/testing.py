@@ -11,8 +11,9 @@ from typing import TypeAlias
 import anyio
 import anyio.lowlevel
 
-from .actors.message import Message, ToolCall, Usage
-from .actors.model import Delta, ModelAnswer, ModelRequest, OnDelta
+from callboard.actors.message import Message, ToolCall, Usage
+from callboard.actors.model import Delta, ModelAnswer, ModelRequest, OnDelta
+
 from .fake_answers import Body, FaultKind, Script, ScriptStep, UpstreamAnswer, answer, fault, refuse, words_of
 from .fake_upstream import FakeUpstream
 
