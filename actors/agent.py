@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -28,7 +28,7 @@ from .turns import OVERLAPS, Overlap
 
 __all__ = ["Agent", "ChatInput", "ChatStream"]
 
-ChatInput: TypeAlias = str | Message | Iterable[Message | Mapping[str, Any]]
+ChatInput: TypeAlias = str | Message | Mapping[str, Any] | Iterable[Message | Mapping[str, Any]]
 """A user's text, one message, or several."""
 
 
@@ -193,9 +193,9 @@ class ChatStream:
 
 def _as_input(messages: ChatInput) -> list[Message]:
     if isinstance(messages, str):
-        return [as_message({"role": "user", "content": messages})]
+        messages = Message(role="user", content=messages)
     if isinstance(messages, Message | Mapping):
-        return [as_message(messages)]
+        return [as_message(cast("object", messages))]
     checked = as_messages(messages)
     if not checked:
         raise ValueError("there is nothing to answer: pass a text or at least one message")

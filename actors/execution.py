@@ -291,19 +291,18 @@ class Execution:
 async def _persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
     """Send until the store has it. The messages sent so are safe to repeat: a session knows what it has had."""
     backoff = Backoff(first_s=0.05, max_s=2.0)
+    give_up_at = anyio.current_time() + CLOSE_TIMEOUT_S
     failures = 0
-    with anyio.move_on_after(CLOSE_TIMEOUT_S) as scope:
-        while True:
-            try:
-                return await send()
-            except (Failed, Unknown) as error:
-                if not (isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)):
-                    raise
-                failures += 1
-                last = error
-            await anyio.sleep(backoff.delay_s(failures, random.random()))
-    assert scope.cancelled_caught
-    raise last
+    while True:
+        try:
+            return await send()
+        except (Failed, Unknown) as error:
+            failures += 1
+            delay_s = backoff.delay_s(failures, random.random())
+            outage = isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)
+            if not outage or anyio.current_time() + delay_s > give_up_at:
+                raise
+        await anyio.sleep(delay_s)
 
 
 def _reason(error: Exception) -> str:

@@ -44,7 +44,7 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True):
     seed: int | None = None
     tool_choice: str | None = None
     parallel_tool_calls: bool | None = None
-    extra_body: dict[str, Any] = field(default_factory=dict)
+    extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class ModelRequest(Struct, frozen=True):

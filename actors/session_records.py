@@ -58,7 +58,7 @@ class SessionDefaults(Struct, frozen=True):
 
     owner: str | None = None
     tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="session"):
@@ -83,7 +83,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="se
     updated_at_ms: int
     owner: str | None = None
     tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     revision: int = 0
     message_count: int = 0
     run_count: int = 0

@@ -1,6 +1,6 @@
 """The spans of one run while it goes on: what ran inside it, when, and how it ended."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +39,7 @@ class SpanLog:
         self._spans: list[LiveSpan] = []
 
     @contextmanager
-    def span(self, name: str, kind: SpanKind) -> Iterator[LiveSpan]:
+    def span(self, name: str, kind: SpanKind) -> Generator[LiveSpan]:
         """A span around a block; what the block raises marks it as an error and goes on."""
         live = LiveSpan(len(self._spans) + 1, name, kind, self._wall_ms())
         self._spans.append(live)

@@ -66,7 +66,11 @@ class PendingReply(Generic[ReplyT]):
         if self._delivery.phase is Phase.SETTLED:
             action()
         else:
-            self._delivery.on_settled = lambda _delivery: action()
+
+            def settled(_delivery: Delivery) -> None:
+                action()
+
+            self._delivery.on_settled = settled
 
     def give_up(self) -> None:
         """Wait no longer: as if an `ask` were cancelled. Does nothing where the reply is there."""
