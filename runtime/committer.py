@@ -14,7 +14,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from ..store.contract import Batch, Store
 from ..store.errors import StoreError, StoreUnavailable
@@ -50,6 +49,8 @@ class Committer:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._ended = backend.waker()
+        self._done: deque[tuple[Sequence[Receipt], Sequence[StoreError | None]]] = deque()
+        self._arrived = backend.waker()
         self.in_flight = 0
         self.groups = 0
 
@@ -67,6 +68,15 @@ class Committer:
                 self._thread.start()
             self._wanted.notify()
 
+    async def serve(self) -> None:
+        """Hand out receipts, for ever. One task of the runtime runs this.
+
+        A task, because what follows from a receipt may start tasks, and asyncio's own callbacks run outside of any.
+        """
+        while True:
+            await self._arrived.wait()
+            self._deliver()
+
     async def aclose(self) -> None:
         """Commit what is queued, end the thread and wait for it. Shield it: a commit is never cut off."""
         with self._wanted:
@@ -76,12 +86,14 @@ class Committer:
         if thread is not None:
             await self._ended.wait()
             thread.join()  # waking us was its last act
+        self._deliver()
 
     def _work(self) -> None:
         while group := self._next_group():
             results = self._commit([batch for batch, _ in group])
             receipts = [receipt for _, receipt in group]
-            self._backend.run_soon(partial(self._deliver, receipts, results))
+            self._done.append((receipts, results))
+            self._backend.run_soon(self._arrived.wake)
         self._backend.run_soon(self._ended.wake)
 
     def _next_group(self) -> list[tuple[Batch, Receipt]]:
@@ -108,9 +120,11 @@ class Committer:
             unknown.__cause__ = error
             return [unknown] * len(batches)
 
-    def _deliver(self, receipts: Sequence[Receipt], results: Sequence[StoreError | None]) -> None:
-        self.in_flight -= len(receipts)
-        self.groups += 1
-        for receipt, result in zip(receipts, results, strict=True):
-            receipt(result)
+    def _deliver(self) -> None:
+        while self._done:
+            receipts, results = self._done.popleft()
+            self.in_flight -= len(receipts)
+            self.groups += 1
+            for receipt, result in zip(receipts, results, strict=True):
+                receipt(result)
         self._delivered()

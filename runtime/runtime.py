@@ -197,6 +197,7 @@ class Runtime:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._timers.serve)
                 tasks.start_soon(self._dispatcher.serve)
+                tasks.start_soon(self._committer.serve)
                 task_status.started(tasks)
                 await self._ended.wait()
                 tasks.cancel_scope.cancel()
