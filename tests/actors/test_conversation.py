@@ -180,6 +180,21 @@ def test_call_and_all_its_results_are_one_unit() -> None:
     assert units(history)[2] == Unit((calls("a", "b"), result("a"), result("b")))
 
 
+@pytest.mark.parametrize(
+    "history",
+    [
+        [calls("a"), said("user"), result("a")],
+        [calls("a", "b"), result("b"), result("a")],
+        [calls("a"), calls("b"), result("b")],
+        [said("user"), result("a")],
+        [calls("a")],
+    ],
+)
+def test_units_refuse_each_way_of_breaking_the_rule(history: list[Message]) -> None:
+    with pytest.raises(ValueError, match=r"repair\(\)"):
+        units(history)
+
+
 @given(histories)
 def test_units_refuse_exactly_what_needs_repair(history: list[Message]) -> None:
     if broken_rule(history) is None:

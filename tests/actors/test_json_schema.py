@@ -19,6 +19,23 @@ class Trip(Struct):
     by_day: dict[str, Place]
 
 
+class Described(Struct):
+    """What the type says of itself."""
+
+    place: Place
+
+
+class Ordered(Struct):
+    own: Described
+    special: Annotated[Described, Meta(description="what the field says")]
+
+
+class Odd(Struct):
+    """Contains itself in a field that is called like a keyword."""
+
+    enum: "list[Odd]"
+
+
 class Cat(Struct, tag="cat"):
     lives: int
 
@@ -103,6 +120,18 @@ def test_fields_that_are_called_like_keywords_are_fields() -> None:
         "discriminator": PLACE,
         "enum": {"enum": ["$ref", "x"]},
     }
+
+
+def test_description_of_a_field_goes_before_that_of_its_type() -> None:
+    properties = schema_of(Ordered)["properties"]
+
+    assert properties["own"]["description"] == "What the type says of itself."
+    assert properties["special"]["description"] == "what the field says"
+    assert properties["special"]["properties"] == {"place": PLACE}
+
+
+def test_type_is_found_to_contain_itself_in_a_field_called_like_a_keyword() -> None:
+    assert schema_of(Odd)["properties"] == {"enum": {"type": "array", "items": {"$ref": "#/$defs/Odd"}}}
 
 
 def test_type_that_cannot_come_from_json_is_a_type_error() -> None:
