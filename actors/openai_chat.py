@@ -408,9 +408,13 @@ def _checked_url(base_url: str | None, *, has_key: bool) -> httpx.URL:
         base_url = OPENAI_URL
     try:
         url = httpx.URL(base_url)
-    except (httpx.InvalidURL, TypeError) as error:
+        url.host.encode("idna")  # or the look-up of a name that cannot be one ends in a UnicodeError
+    except (httpx.InvalidURL, TypeError, UnicodeError) as error:
         raise ValueError(f"base_url (or OPENAI_BASE_URL) is not a URL: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.userinfo:
+        raise ValueError("base_url (or OPENAI_BASE_URL) holds a password: send it as headers={'authorization': ...}")
+    port_fits = url.port is None or 0 < url.port < 65536
+    if url.scheme not in ("http", "https") or not url.host or "%" in url.host or not port_fits:
         raise ValueError(f"base_url (or OPENAI_BASE_URL) must look like http://127.0.0.1:8080/v1, not {base_url!r}")
     path = url.path.rstrip("/")
     if path.endswith("/chat/completions"):

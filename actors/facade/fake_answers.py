@@ -32,7 +32,9 @@ __all__ = [
 
 to_json = msgspec.json.Encoder().encode
 
-UPSTREAM_ERROR: dict[str, dict[str, str | int]] = {"error": {"message": "the upstream's engine has failed", "type": "server_error", "code": 500}}
+UPSTREAM_ERROR: dict[str, dict[str, str | int]] = {
+    "error": {"message": "the upstream's engine has failed", "type": "server_error", "code": 500}
+}
 """What the fault "error_in_stream" says."""
 
 Body: TypeAlias = dict[str, Any]

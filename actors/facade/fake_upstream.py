@@ -431,7 +431,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 (default) lets the system choose")
     parser.add_argument("--delay-s", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--text", help="the answer; default: an echo of the last user message")
-    parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--backend", choices=["asyncio", "trio"], default="trio")
     parser.add_argument("--until-stdin-ends", action="store_true", help="stop when the parent process is gone")
     options = parser.parse_args()
 
