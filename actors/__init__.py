@@ -11,4 +11,85 @@ host, session, session_manager, agent, run, reply   the public handles
 errors, ids
 """
 
-__all__: list[str] = []
+from .agent import Agent, ChatStream
+from .archive import SessionPage
+from .errors import (
+    BadRequest,
+    BadResponse,
+    Busy,
+    ContextOverflow,
+    InvalidTransition,
+    ModelError,
+    ModelUnavailable,
+    RateLimited,
+    Refused,
+    RunFailed,
+    StaleTurn,
+    Stalled,
+    TooLarge,
+    Truncated,
+    UnknownRun,
+    UnknownSession,
+)
+from .execution import RunPolicy
+from .host import Runtime
+from .instructions import InstructionContext, Template
+from .message import Message, ToolCall, Usage
+from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, ToolSchema
+from .openai_chat import OpenAIChat
+from .reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
+from .run import Run
+from .run_record import RunRecord, SpanRecord
+from .session import Session
+from .session_manager import SessionManager
+from .session_records import SessionHead
+from .tools import Tool, ToolContext
+
+__all__ = [
+    "Agent",
+    "AttemptFailed",
+    "BadRequest",
+    "BadResponse",
+    "Busy",
+    "ChatStream",
+    "ContextOverflow",
+    "Delta",
+    "InstructionContext",
+    "InvalidTransition",
+    "Message",
+    "Model",
+    "ModelAnswer",
+    "ModelError",
+    "ModelRequest",
+    "ModelSettings",
+    "ModelUnavailable",
+    "OpenAIChat",
+    "RateLimited",
+    "Refused",
+    "Reply",
+    "Run",
+    "RunEvent",
+    "RunFailed",
+    "RunPolicy",
+    "RunRecord",
+    "RunStarted",
+    "Runtime",
+    "Session",
+    "SessionHead",
+    "SessionManager",
+    "SessionPage",
+    "SpanRecord",
+    "StaleTurn",
+    "Stalled",
+    "Template",
+    "TooLarge",
+    "Tool",
+    "ToolCall",
+    "ToolContext",
+    "ToolFinished",
+    "ToolSchema",
+    "Truncated",
+    "UnknownRun",
+    "UnknownSession",
+    "Usage",
+]

@@ -21,43 +21,40 @@ def _example() -> str:
 
 
 @pytest.fixture
-def upstream_url() -> Iterator[str]:
-    """A model server in a thread of its own, since the example brings its own event loop."""
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """What the example needs: a model server, in a thread of its own as the example brings its own event loop, and an
+    empty folder to work in."""
     with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(FakeUpstream()) as fake:
-        yield fake.url
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+        monkeypatch.setenv("OPENAI_MODEL", "fake")
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        monkeypatch.chdir(tmp_path)
+        yield tmp_path
 
 
-def _run_example(
-    source: str, url: str, monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> str:
-    monkeypatch.setenv("OPENAI_BASE_URL", url)
-    monkeypatch.setenv("OPENAI_MODEL", "fake")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.chdir(folder)
+def _run(source: str) -> None:
     exec(compile(source, str(README), "exec"), {"__name__": "__main__", "asyncio": asyncio})
-    return capsys.readouterr().out
 
 
-def test_the_example_runs_as_written_under_trio(
-    upstream_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown = _run_example(_example(), upstream_url, monkeypatch, tmp_path, capsys)
+def test_the_example_runs_as_written_under_trio(surroundings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(_example())
 
-    assert "What was my issue again?" in shown
-    assert (tmp_path / "support.lmdb").is_dir()
+    assert "What was my issue again?" in capsys.readouterr().out
+    assert (surroundings / "support.lmdb").is_dir()
 
 
 def test_the_example_runs_as_its_comment_says_under_asyncio(
-    upstream_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    surroundings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = _example()
     trio_line = next(line for line in source.splitlines() if line.startswith("trio.run(main)"))
     asyncio_line = trio_line.partition("# or: ")[2]
 
-    shown = _run_example(source.replace(trio_line, asyncio_line), upstream_url, monkeypatch, tmp_path, capsys)
+    _run(source.replace(trio_line, asyncio_line))
 
     assert asyncio_line == "asyncio.run(main())"
-    assert "What was my issue again?" in shown
+    assert "What was my issue again?" in capsys.readouterr().out
+    assert (surroundings / "support.lmdb").is_dir()
 
 
 def test_the_example_is_fifteen_lines_at_most() -> None:

@@ -33,6 +33,8 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "an_except_names_what_it_expects": {
             "runtime/committer.py::Committer._commit": "whatever a store raises must reach the callers that wait",
             "runtime/children.py::Children._run": "a child's guard: its crash is for its owner to judge",
+            "actors/execution.py::Execution._answer": "the run's guard: a tool's or a model's crash must end the turn",
+            "actors/execution.py::Execution._system": "a user's function: whatever it raises must end the turn",
             "actors/tools.py::Tool.call": "whatever a user's function raises is the tool's answer to the model",
             "actors/facade/fake_upstream.py::FakeUpstream._step": "a user's script: who asked is told of it",
             "runtime/supervisor.py": "the guard: what a handler raises must never reach a sibling",

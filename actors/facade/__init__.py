@@ -10,41 +10,56 @@ The kernel (your own actors) is in `callboard.runtime`, stores in `callboard.sto
 `callboard.testing`.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
-from callboard.actors.agent import Agent, ChatStream
-from callboard.actors.archive import SessionPage
-from callboard.actors.errors import (
+from callboard.actors import (
+    Agent,
+    AttemptFailed,
     BadRequest,
     BadResponse,
     Busy,
+    ChatStream,
     ContextOverflow,
+    Delta,
+    InstructionContext,
     InvalidTransition,
+    Message,
+    Model,
+    ModelAnswer,
     ModelError,
+    ModelRequest,
+    ModelSettings,
     ModelUnavailable,
+    OpenAIChat,
     RateLimited,
     Refused,
+    Reply,
+    Run,
+    RunEvent,
     RunFailed,
+    RunPolicy,
+    RunRecord,
+    RunStarted,
+    Runtime,
+    Session,
+    SessionHead,
+    SessionManager,
+    SessionPage,
+    SpanRecord,
     StaleTurn,
     Stalled,
+    Template,
+    Tool,
     TooLarge,
+    ToolCall,
+    ToolContext,
+    ToolFinished,
+    ToolSchema,
     Truncated,
     UnknownRun,
     UnknownSession,
+    Usage,
 )
-from callboard.actors.execution import RunPolicy
-from callboard.actors.host import Runtime
-from callboard.actors.instructions import InstructionContext, Template
-from callboard.actors.message import Message, ToolCall, Usage
-from callboard.actors.model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, ToolSchema
-from callboard.actors.openai_chat import OpenAIChat
-from callboard.actors.reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
-from callboard.actors.run import Run
-from callboard.actors.run_record import RunRecord, SpanRecord
-from callboard.actors.session import Session
-from callboard.actors.session_manager import SessionManager
-from callboard.actors.session_records import SessionHead
-from callboard.actors.tools import Tool, ToolContext
 from callboard.runtime.errors import CyclicAsk, Failed, MailboxFull, Rejected, Stopping, Unknown
 from callboard.store.errors import (
     CallboardError,
@@ -56,7 +71,7 @@ from callboard.store.errors import (
     StoreUnavailable,
 )
 
-__version__ = version("callboard")
+__version__ = _version("callboard")
 
 __all__ = [
     "Agent",
