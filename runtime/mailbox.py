@@ -44,8 +44,8 @@ class Mailbox:
         self.size_bytes = 0
 
     def __len__(self) -> int:
-        """All that is queued, lobby included; tombstones may still count in the lanes' ends."""
-        return len(self._control) + len(self._user) + len(self._lobby)
+        """All that is queued, lobby included, tombstones not."""
+        return len(self._control) + self.count + len(self._lobby)
 
     @property
     def waiting(self) -> int:
