@@ -7,15 +7,18 @@ still waits for the newest batch, because it may show what that batch wrote.
 Source: S. Li et al., "output commit" in rollback recovery (Elnozahy et al., ACM Computing Surveys 34(3), 2002, 2.4).
 """
 
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from ..store.errors import StoreError
 from .envelope import Delivery
 from .errors import Failed, Unknown
 
-__all__ = ["Gate", "HeldCall", "HeldReply", "Output", "commit_failure"]
+__all__ = ["Gate", "HeldCall", "HeldReply", "Output", "commit_failure", "release_all"]
+
+_log = logging.getLogger("callboard.gate")
 
 
 class Output(Protocol):
@@ -62,6 +65,15 @@ class HeldCall:
         pass
 
 
+def release_all(outputs: Iterable[Output]) -> None:
+    """Let these go, in order. One that raises is a fault in an actor, and must not keep back what others wait for."""
+    for output in outputs:
+        try:
+            output.release()
+        except Exception:  # noqa: BLE001 - a guard: it was committed and released, so nobody can be told but the log
+            _log.exception("what an actor wanted done after its commit raised")
+
+
 def commit_failure(error: StoreError) -> Failed | Unknown:
     """What a caller whose reply hung on a failed commit is told: Failed, or Unknown where it may have been stored."""
     failure: Failed | Unknown
@@ -99,8 +111,8 @@ class Gate:
     def committed(self, error: StoreError | None) -> None:
         """The oldest batch came back: let its outputs go, or refuse them."""
         outputs = self._pending.popleft()
+        if error is None:
+            release_all(outputs)
+            return
         for output in outputs:
-            if error is None:
-                output.release()
-            else:
-                output.refuse(error)
+            output.refuse(error)
