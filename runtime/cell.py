@@ -53,7 +53,7 @@ class Cell:
 
     Attributes:
         running: the delivery whose handler runs; a plain handler runs to its end before anybody can see this.
-        scope: cancels the async handler that runs.
+        scope: cancels the async handler or load that runs.
         runnable_queued: True while the cell stands in the dispatcher's queue.
         reload_due: a restart's delay is over, but commits or a handler of the old activation are still on their way.
         store_failures: loads and commits in a row that the store refused: they lengthen the wait, but spend no budget.
@@ -104,9 +104,10 @@ class Cell:
     @property
     def runnable(self) -> bool:
         """True where a step would do something now."""
-        return (
-            self.running is None and (self.state is State.READY or self.state is State.ABSENT) and len(self.mailbox) > 0
-        )
+        if self.running is not None or not len(self.mailbox):
+            return False
+        # After a resume, commits of the failed activation may still be on their way: they decide what is to be loaded.
+        return self.state is State.READY or (self.state is State.ABSENT and not self.gate)
 
     @property
     def quiet(self) -> bool:
