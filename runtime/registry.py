@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from .cell import ActorKind, Cell
 from .errors import UnknownActor
 from .identity import ActorId, checked_id
+from .lifecycle import Event
 
 __all__ = ["Registry"]
 
@@ -15,6 +16,7 @@ class Registry:
     def __init__(self) -> None:
         self._kinds: dict[str, ActorKind] = {}
         self._cells: dict[ActorId, Cell] = {}
+        self._closed = False
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(list(self._cells.values()))
@@ -47,7 +49,13 @@ class Registry:
                 known = ", ".join(sorted(self._kinds)) or "none"
                 raise UnknownActor(f"no kind of actor is named {kind!r}; registered: {known}. Use Runtime.register")
             cell = self._cells[id] = Cell(id, self._kinds[kind])
+            if self._closed:
+                cell.happen(Event.STOP)
         return cell
+
+    def close(self) -> None:
+        """Cells that are made from now on are stopped: a last commit may still send to an actor that never was."""
+        self._closed = True
 
     def find(self, id: ActorId) -> Cell | None:
         """The cell of this id if there is one already."""
