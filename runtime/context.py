@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..store.contract import Batch, Head, IndexRow, Row, Store
+from ..store.keys import check_batch
 from .envelope import Delivery, Phase, Request
 from .gate import HeldCall, HeldReply, Output
 from .identity import ActorId
@@ -30,6 +31,8 @@ class Host(Protocol):
     def wall_ms(self) -> int: ...
 
     def actor(self, kind: str, key: str) -> "Ref": ...
+
+    def check_actor(self, to: ActorId) -> None: ...
 
     def send(
         self,
@@ -158,11 +161,21 @@ class Context:
         self._index_rows.extend(index_rows)
 
     def tell(self, to: ActorId, message: Request[Any]) -> None:
-        """Send without an answer, once what this handler stages is durable."""
+        """Send without an answer, once what this handler stages is durable.
+
+        Raises:
+            UnknownActor: nobody has registered its kind.
+        """
+        self._host.check_actor(to)
         self.put_out(HeldCall(lambda: self._host.send(to, message, sender=self.id)))
 
     def request(self, to: ActorId, message: Request[Any], *, tag: Any) -> None:
-        """Send, once what this handler stages is durable; the outcome comes back as an `Answered` signal."""
+        """Send, once what this handler stages is durable; the outcome comes back as an `Answered` signal.
+
+        Raises:
+            UnknownActor: nobody has registered its kind.
+        """
+        self._host.check_actor(to)
 
         def answered(delivery: Delivery) -> None:
             self._host.signal(self.id, Answered(tag=tag, value=delivery.value, error=delivery.error))
@@ -202,7 +215,11 @@ class Context:
         return outputs
 
     def take_batch(self) -> Batch | None:
-        """What the handler staged, as one batch on the present version, which goes up. For the kernel."""
+        """What the handler staged, as one batch on the present version, which goes up. For the kernel.
+
+        Raises:
+            ValueError, TypeError: no store would take it. It must not get into a group with others' batches.
+        """
         if not self._staged:
             return None
         batch = Batch(
@@ -214,5 +231,6 @@ class Context:
             index_rows=tuple(self._index_rows),
             erase=self._batch_erase,
         )
+        check_batch(batch)
         self.version += 1
         return batch
