@@ -4,7 +4,7 @@ identity, envelope, signals, errors     what is sent, to whom, and what can beco
 lifecycle, mailbox, gate, budget        state machines without I/O
 actor, context                          what a user writes, and what a handler may do
 cell, registry                          one place for each actor id
-dispatch, supervisor, children          who runs what, and what happens when it crashes
+dispatch, supervisor, children, guard   who runs what, and what happens when it crashes
 committer                               group commit to the store
 post_office, ref                        tell and ask
 timers, waking                          time, and the one file that knows trio from asyncio

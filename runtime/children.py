@@ -1,7 +1,8 @@
 """Supervised tasks that actors spawn for work that takes long: an agent's run, for instance.
 
 A child never holds up its actor's mailbox, and no exception of it reaches another task: however it ends, its actor gets
-one ChildEnded.
+one ChildEnded. Children of an activation that was dropped are cancelled and nobody's any more: the next one may use
+their tags again while they are still ending, and hears nothing of them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,8 +11,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from .envelope import current_chain
 from .errors import Failed
+from .guard import run_guarded
 from .identity import ActorId
 from .signals import ChildEnded
 
@@ -22,20 +23,30 @@ class Children:
     """The live children of all actors, by (owner, tag)."""
 
     def __init__(
-        self, tasks: TaskGroup, signal: Callable[[ActorId, ChildEnded], None], ended: Callable[[], None]
+        self,
+        tasks: TaskGroup,
+        *,
+        enter: Callable[[tuple[ActorId, ...]], None],
+        signal: Callable[[ActorId, ChildEnded], None],
+        ended: Callable[[], None],
     ) -> None:
         self._tasks = tasks
+        self._enter = enter
         self._signal = signal
         self._ended = ended
         self._scopes: dict[tuple[ActorId, Any], anyio.CancelScope] = {}
+        self._disowned: set[anyio.CancelScope] = set()
+        self._cutting = False
 
     def __len__(self) -> int:
-        return len(self._scopes)
+        return len(self._scopes) + len(self._disowned)
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
         """Start `work`; `tag` is the owner's name for it and not in use."""
         assert (owner, tag) not in self._scopes, f"{owner} has a child {tag!r} already"
         scope = self._scopes[owner, tag] = anyio.CancelScope()
+        if self._cutting:
+            scope.cancel()
         self._tasks.start_soon(self._run, owner, tag, work, scope)
 
     def cancel(self, owner: ActorId, tag: Any) -> bool:
@@ -46,28 +57,34 @@ class Children:
         scope.cancel()
         return True
 
-    def cancel_all(self, owner: ActorId | None = None) -> list[str]:
-        """Cancel all children, or those of one owner; returns their names, for people."""
-        cancelled: list[str] = []
-        for (of, tag), scope in list(self._scopes.items()):
-            if owner is None or of == owner:
-                scope.cancel()
-                cancelled.append(f"{of}: {tag}")
-        return cancelled
+    def disown(self, owner: ActorId) -> None:
+        """Cancel the children of an activation that is no more."""
+        for key in [key for key in self._scopes if key[0] == owner]:
+            scope = self._scopes.pop(key)
+            scope.cancel()
+            self._disowned.add(scope)
+
+    def cut(self) -> list[str]:
+        """Cancel all children, and from now on each new one as it starts; returns their names, for people."""
+        self._cutting = True
+        for scope in (*self._scopes.values(), *self._disowned):
+            scope.cancel()
+        return [f"{owner}: {tag}" for owner, tag in self._scopes]
 
     async def _run(
         self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]], scope: anyio.CancelScope
     ) -> None:
-        current_chain.set(())  # inside of the runtime, and nobody's mailbox waits for it
-        value: Any = None
-        error: BaseException | None = None
-        with scope:
-            try:
-                value = await work()
-            except Exception as raised:  # noqa: BLE001 - a child's guard: its crash is its owner's to judge
-                error = raised
-        if scope.cancelled_caught:
+        self._enter(())  # inside of the runtime, and nobody's mailbox waits for it
+        value, error, cancelled = await run_guarded(_begun(work), scope=scope, host=self._tasks.cancel_scope)
+        if cancelled:
             error = Failed(f"the work {tag!r} of {owner} was cancelled")
-        del self._scopes[owner, tag]
-        self._signal(owner, ChildEnded(tag=tag, value=value, error=error))
+        if scope in self._disowned:
+            self._disowned.remove(scope)
+        else:
+            del self._scopes[owner, tag]
+            self._signal(owner, ChildEnded(tag=tag, value=value, error=error))
         self._ended()
+
+
+async def _begun(work: Callable[[], Awaitable[Any]]) -> Any:
+    return await work()  # also an error that comes before the first await is the child's

@@ -37,13 +37,13 @@ def _size_bytes(batch: Batch) -> int:
 class Committer:
     """Takes batches on the event loop, commits them on its thread, in the order in which they came.
 
-    `delivered` is called on the event loop after each group's receipts.
+    `run` is given what hands out receipts, see `Dispatcher.run`.
     """
 
-    def __init__(self, store: Store, backend: Backend, *, delivered: Callable[[], None]) -> None:
+    def __init__(self, store: Store, backend: Backend, *, run: Callable[[Callable[[], None]], None]) -> None:
         self._store = store
         self._backend = backend
-        self._delivered = delivered
+        self._run = run
         self._queue: deque[tuple[Batch, Receipt]] = deque()
         self._wanted = threading.Condition()
         self._closing = False
@@ -56,6 +56,7 @@ class Committer:
 
     def submit(self, batch: Batch, receipt: Receipt) -> None:
         """Queue a batch; its receipt comes later, or, with an inline store, before this returns."""
+        assert not self._closing, "nothing is staged once every actor has stopped"
         if self._store.inline:
             self.groups += 1
             receipt(self._commit([batch])[0])
@@ -75,7 +76,7 @@ class Committer:
         """
         while True:
             await self._arrived.wait()
-            self._deliver()
+            self._run(self._hand_out)
 
     async def aclose(self) -> None:
         """Commit what is queued, end the thread and wait for it. Shield it: a commit is never cut off."""
@@ -86,7 +87,7 @@ class Committer:
         if thread is not None:
             await self._ended.wait()
             thread.join()  # waking us was its last act
-        self._deliver()
+        self._run(self._hand_out)
 
     def _work(self) -> None:
         while group := self._next_group():
@@ -120,11 +121,10 @@ class Committer:
             unknown.__cause__ = error
             return [unknown] * len(batches)
 
-    def _deliver(self) -> None:
+    def _hand_out(self) -> None:
         while self._done:
             receipts, results = self._done.popleft()
             self.in_flight -= len(receipts)
             self.groups += 1
             for receipt, result in zip(receipts, results, strict=True):
                 receipt(result)
-        self._delivered()

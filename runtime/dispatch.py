@@ -2,7 +2,9 @@
 
 Most handlers are plain functions and need no task. A message that makes an actor runnable puts it here, and the sender
 itself runs the queue dry, at once, up to a budget; then a task of the runtime goes on, so that the loop stays fair.
-What a handler sends is queued, never nested, hence handlers do not re-enter and the stack stays flat.
+What a handler sends is queued, never nested, hence handlers do not re-enter and the stack stays flat. The same holds
+for everything else that touches actors, such as a commit that comes back: `run(first)` does it with the queue held, or
+an actor could handle a message half-way through the release of its replies.
 
 An ask whose reply waits for nothing is thus answered without one task switch (FACTS.md, "Messaging": 0.23 us against
 8.4 us for a parked task).
@@ -21,11 +23,15 @@ BUDGET_STEPS = 256
 
 
 class Dispatcher:
-    """Cells that have work, in the order in which they got it. Each step handles one message of one cell."""
+    """Cells that have work, in the order in which they got it. Each step handles one message of one cell.
 
-    def __init__(self, backend: Backend, step: Callable[[Cell], None]) -> None:
+    `rested` is called whenever the queue was run.
+    """
+
+    def __init__(self, backend: Backend, step: Callable[[Cell], None], *, rested: Callable[[], None]) -> None:
         self._backend = backend
         self._step = step
+        self._rested = rested
         self._queue: deque[Cell] = deque()
         self._waker = backend.waker()
         self._running = False
@@ -40,24 +46,31 @@ class Dispatcher:
             cell.runnable_queued = True
             self._queue.append(cell)
 
-    def run(self) -> None:
-        """Run the queue dry, or until the budget is spent. Returns at once where it is running already, further out."""
+    def run(self, first: Callable[[], None] | None = None) -> None:
+        """Do `first`, then run the queue dry, or until the budget is spent. Only `first` where it runs already."""
         if self._running:
+            if first is not None:
+                first()
             return
         self._running = True
         try:
+            if first is not None:
+                first()
             steps = BUDGET_STEPS
             queue = self._queue
             while queue and steps:
                 cell = queue.popleft()
                 cell.runnable_queued = False
-                self._step(cell)
                 steps -= 1
-                self.ready(cell)
+                try:
+                    self._step(cell)
+                finally:  # a KeyboardInterrupt in one handler must not strand the messages behind it
+                    self.ready(cell)
         finally:
             self._running = False
             if self._queue:
                 self._waker.wake()
+            self._rested()
 
     async def serve(self) -> None:
         """Go on where senders had to stop, for ever. One task of the runtime runs this."""

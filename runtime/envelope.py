@@ -4,7 +4,6 @@ Messages and envelopes are msgspec Structs so that the same ones can cross a pro
 is the local end, on which the sender waits.
 """
 
-import contextvars
 import math
 from collections.abc import Callable
 from enum import Enum, auto
@@ -15,18 +14,12 @@ from msgspec import Struct
 from .identity import ActorId
 from .waking import Waker
 
-__all__ = ["MESSAGE_BYTES_DEFAULT", "Delivery", "Envelope", "Phase", "Request", "current_chain"]
+__all__ = ["MESSAGE_BYTES_DEFAULT", "Delivery", "Envelope", "Phase", "Request"]
 
 ReplyT = TypeVar("ReplyT")
 
 MESSAGE_BYTES_DEFAULT = 64
 """What a message without a size of its own counts against a mailbox's bound in bytes."""
-
-
-current_chain: contextvars.ContextVar[tuple[ActorId, ...] | None] = contextvars.ContextVar(
-    "callboard_current_chain", default=None
-)
-"""The actors that wait for what goes on in this task, outermost first; None outside of the runtime's own tasks."""
 
 
 class Request(Struct, Generic[ReplyT], frozen=True):

@@ -3,6 +3,7 @@
 Every delivery is settled exactly once, by a reply, by an error, or by its own sender's going away, whichever is first.
 """
 
+import contextvars
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from .cell import Cell
 from .dispatch import Dispatcher
-from .envelope import Delivery, Envelope, Phase, Request, current_chain
+from .envelope import Delivery, Envelope, Phase, Request
 from .errors import CyclicAsk, Expired, MailboxFull, Rejected, Stopping, Unknown
 from .identity import ActorId
 from .lifecycle import State
@@ -27,9 +28,15 @@ __all__ = ["PostOffice"]
 ASKS_PER_CHECKPOINT = 64
 """An ask that is answered in place lets others run every so many times: at about 1 us each that is well below 1 ms."""
 
+_current_place: contextvars.ContextVar[tuple["PostOffice", tuple[ActorId, ...]] | None] = contextvars.ContextVar(
+    "callboard_current_place", default=None
+)
+"""In a task of a runtime: that runtime, and the actors that wait for what goes on in the task, outermost first. The
+runtime is named because a handler of one may ask an actor of another, which may well have the same id."""
+
 
 class PostOffice:
-    """The `Post` of ref.py. `changed` is called after everything that may have brought the runtime to rest."""
+    """The `Post` of ref.py."""
 
     def __init__(
         self,
@@ -39,14 +46,12 @@ class PostOffice:
         *,
         dispatcher: Dispatcher,
         timers: Timers,
-        changed: Callable[[], None],
     ) -> None:
         self._backend = backend
         self._registry = registry
         self._supervisor = supervisor
         self._dispatcher = dispatcher
         self._timers = timers
-        self._changed = changed
         self._numbers = count(1)
         self._asks = 0
         self.accepting = True
@@ -57,25 +62,44 @@ class PostOffice:
             raise ValueError(f"timeout_s is a number of seconds above 0, or inf, not {timeout_s}")
         return math.inf if timeout_s == math.inf else self._backend.now() + timeout_s
 
-    def post(self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow) -> Delivery:
+    def enter(self, chain: tuple[ActorId, ...]) -> None:
+        """This task works for the runtime from now on, and these actors wait for it."""
+        _current_place.set((self, chain))
+
+    def post(
+        self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow, waits: bool = True
+    ) -> Delivery:
         """Queue a message for code outside or inside of actors, and run what is runnable.
+
+        Args:
+            cell, message: what goes where.
+            deadline: on the loop's clock.
+            overflow: see Overflow. An actor that waits for the sender cannot make space: there it means "reject".
+            waits: the sender is going to wait for the reply.
 
         Raises:
             Stopping: the runtime is closing and the sender is not part of what is being finished.
             CyclicAsk: the actor waits for the sender. Nothing was queued.
         """
-        chain = current_chain.get()
-        if not self.accepting and chain is None:
+        place = _current_place.get()
+        inside = place is not None and place[0] is self
+        chain: tuple[ActorId, ...] = place[1] if place is not None and inside else ()
+        if not (self.accepting or inside):
             raise Stopping("the runtime is closing or closed, and takes no new work")
-        if chain and cell.id in chain:
+        cyclic = cell.id in chain
+        if cyclic and waits:
             asks = " -> ".join(str(id) for id in (*chain, cell.id))
             raise CyclicAsk(f"{cell.id} already waits for this request: {asks}")
-        sender = chain[-1] if chain else None
         envelope = Envelope(
-            message, next(self._numbers), sender, chain or (), deadline=deadline, size_bytes=message.size_bytes()
+            message,
+            next(self._numbers),
+            chain[-1] if chain else None,
+            chain if waits else (),  # nobody waits for what comes of a tell
+            deadline=deadline,
+            size_bytes=message.size_bytes(),
         )
         delivery = Delivery(envelope)
-        self._enqueue(cell, delivery, wait=overflow == "wait")
+        self._enqueue(cell, delivery, wait=overflow == "wait" and not cyclic)
         return delivery
 
     def send(
@@ -141,7 +165,6 @@ class PostOffice:
     def _run(self, cell: Cell) -> None:
         self._dispatcher.ready(cell)
         self._dispatcher.run()
-        self._changed()
 
     def _expire(self, cell: Cell, delivery: Delivery) -> None:
         if delivery.phase is Phase.QUEUED:
@@ -152,6 +175,4 @@ class PostOffice:
         self._give_up(cell, delivery, error)
 
     def _give_up(self, cell: Cell, delivery: Delivery, error: BaseException) -> None:
-        self._supervisor.abandon(cell, delivery, error)
-        self._dispatcher.run()
-        self._changed()
+        self._dispatcher.run(partial(self._supervisor.abandon, cell, delivery, error))

@@ -34,7 +34,9 @@ Overflow = Literal["wait", "reject"]
 class Post(Protocol):
     """What a Ref needs of the runtime."""
 
-    def post(self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow) -> Delivery: ...
+    def post(
+        self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow, waits: bool = True
+    ) -> Delivery: ...
 
     def deadline(self, timeout_s: float) -> float: ...
 
@@ -129,10 +131,13 @@ class Ref:
 
         `timeout_s` bounds the whole: the wait for space, and how long the message may stay queued.
 
+        An async handler may tell its own actor, or one that waits for it, but not wait there for space.
+
         Raises:
             Rejected: it was not queued, and will not run.
 
         Cancellation: while it waits for space, nothing happened; it never waits afterwards.
         """
-        delivery = self._post.post(self._cell, message, deadline=self._post.deadline(timeout_s), overflow=overflow)
+        deadline = self._post.deadline(timeout_s)
+        delivery = self._post.post(self._cell, message, deadline=deadline, overflow=overflow, waits=False)
         await self._post.wait_admitted(self._cell, delivery)

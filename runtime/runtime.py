@@ -2,8 +2,9 @@
 
 Opening: claim the store, start the service tasks, let `recover` put right what an earlier process left, then it is
 ready. Closing: refuse new work from outside, let what is under way finish until the deadline, cancel the rest, flush
-the commits, close. The service tasks live in a task group of their own, shielded, so that a cancelled host still ends
-in that order.
+the commits, close. Only the wait for the deadline is the host's own and can be cancelled; all that follows is done by a
+service task behind a shield, so that it happens in this order also when the host is cancelled, once or twice, and also
+natively by asyncio, which knows no shields.
 """
 
 import contextvars
@@ -18,15 +19,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..store.contract import Store
-from ..store.errors import StoreError
 from .actor import Actor
 from .budget import RestartPolicy
 from .cell import ActorKind, Cell
 from .children import Children
 from .committer import Committer
 from .dispatch import Dispatcher
-from .envelope import Delivery, Request, current_chain
+from .envelope import Delivery, Request
 from .errors import Stopping
+from .guard import Outcome, run_guarded
 from .identity import ActorId
 from .introspect import ActorStatistics, RuntimeStatistics, actor_statistics
 from .lifecycle import State
@@ -53,7 +54,7 @@ class Runtime:
         open_store: gives the store where actors keep their state, for instance the class MemoryStore; the store is
             closed with the runtime.
         drain_timeout_s: how long work under way may go on after the block was left. Left by an exception or a
-            cancellation, it is cancelled at once.
+            cancellation, it is cancelled at once; so it is when a cancellation comes while it is waited for.
 
     What holds after the block: all that was answered is stored; every request has its answer; no task is left. What was
     cut is in `cut`.
@@ -70,9 +71,13 @@ class Runtime:
         self._entered = False
         self._open = False
         self._closers: list[Callable[[], Awaitable[None]]] = []
-        self.cut: list[str] = []
 
     # For users ------------------------------------------------------------------------------------------------------
+
+    @property
+    def cut(self) -> list[str]:
+        """What was cut when the runtime closed, for people; empty where all that was begun was finished."""
+        return self._supervisor.cut
 
     @property
     def store(self) -> Store:
@@ -117,7 +122,10 @@ class Runtime:
         self._supervisor.resume(self._registry.cell(kind, key))
 
     def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
-        """Call `closer` when the runtime closes, after its actors have ended. The same one is called once."""
+        """Call `closer` when the runtime closes, after its actors have ended. The same one is called once.
+
+        What it raises is logged: by then there is nothing that anybody could do about it.
+        """
         if closer not in self._closers:
             self._closers.append(closer)
 
@@ -151,28 +159,14 @@ class Runtime:
         self._store = self._open_store()
         try:
             self._owner = self._store.claim()
-        except StoreError:
+        except BaseException:
             self._store.close()
             raise
-        self._timers = Timers(self._backend)
-        self._dispatcher = Dispatcher(self._backend, self._supervisor.step)
-        self._committer = Committer(self._store, self._backend, delivered=self._after_commits)
-        self._supervisor.dispatcher = self._dispatcher
-        self._supervisor.committer = self._committer
-        self._post = PostOffice(
-            self._backend,
-            self._registry,
-            self._supervisor,
-            dispatcher=self._dispatcher,
-            timers=self._timers,
-            changed=self._note_change,
-        )
-        self._changed = self._backend.waker()
-        self._ended = anyio.Event()
-        self._host_tasks = anyio.create_task_group()
+        self._compose()
         await self._host_tasks.__aenter__()
-        self._tasks: TaskGroup = await self._host_tasks.start(self._serve)
-        self._children = Children(self._tasks, self.signal, self._note_change)
+        with anyio.CancelScope(shield=True):  # a host that is cancelled here could not leave what it has half entered
+            self._tasks: TaskGroup = await self._host_tasks.start(self._serve)
+        self._children = Children(self._tasks, enter=self._post.enter, signal=self.signal, ended=self._note_change)
         self._open = True
         try:
             await self.recover()
@@ -181,13 +175,37 @@ class Runtime:
             raise
         return self
 
+    def _compose(self) -> None:
+        backend = self._backend
+        self._timers = Timers(backend)
+        self._dispatcher = Dispatcher(backend, self._supervisor.step, rested=self._note_change)
+        self._committer = Committer(self._store, backend, run=self._dispatcher.run)
+        self._supervisor.dispatcher = self._dispatcher
+        self._supervisor.committer = self._committer
+        self._post = PostOffice(
+            backend, self._registry, self._supervisor, dispatcher=self._dispatcher, timers=self._timers
+        )
+        self._changed = backend.waker()
+        self._leaving = anyio.Event()
+        self._host_tasks = anyio.create_task_group()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._close(0.0 if error is not None else self._drain_timeout_s)
-        # Without the error: the task group would wrap it, and the host's own exception must leave as it is.
-        await self._host_tasks.__aexit__(None, None, None)
+        self._post.accepting = False
+        try:
+            if error is None:
+                await self._wait_quiet(self._drain_timeout_s)
+        finally:
+            self._leaving.set()
+            try:
+                # Without the error: the task group would wrap it, and the host's own exception must leave as it is.
+                await self._host_tasks.__aexit__(None, None, None)
+            except anyio.get_cancelled_exc_class():
+                if error is None:
+                    raise  # else the host's exception goes first, or an outer scope would swallow it
+            finally:
+                self._store.close()
 
     async def recover(self) -> None:
         """Put right what an earlier process left behind; called once, before the runtime is ready. For subclasses."""
@@ -195,32 +213,41 @@ class Runtime:
     async def _serve(self, *, task_status: anyio.abc.TaskStatus[TaskGroup]) -> None:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._timers.serve)
-                tasks.start_soon(self._dispatcher.serve)
-                tasks.start_soon(self._committer.serve)
+                for service in (self._timers.serve, self._dispatcher.serve, self._committer.serve):
+                    tasks.start_soon(service)
                 task_status.started(tasks)
-                await self._ended.wait()
+                try:
+                    await self._leaving.wait()
+                finally:  # also where another service crashed, with a KeyboardInterrupt from a handler for instance
+                    with anyio.CancelScope(shield=True):
+                        await self._close()
                 tasks.cancel_scope.cancel()
 
-    async def _close(self, drain_timeout_s: float) -> None:
+    async def _close(self) -> None:
         self._post.accepting = False
-        if not await self._wait_quiet(drain_timeout_s):
-            self.cut = self._children.cancel_all()
-            for cell in self._registry:
-                if cell.scope is not None:
-                    self.cut.append(f"{cell.id}: a handler")
-                    cell.scope.cancel()
+        if not self._quiet():
+            self.cut.extend(self._children.cut())
+            self._dispatcher.run(lambda: self._supervisor.cut_short(self._registry))
             await self._wait_quiet(CANCEL_GRACE_S)
-        self._open = False
-        for cell in self._registry:
-            self.cut.extend(self._supervisor.stop(cell))
+        self._stop_actors()
         if self.cut:
             _log.warning("closing cut %d pieces of work: %s", len(self.cut), "; ".join(self.cut[:20]))
         await self._committer.aclose()
         for closer in self._closers:
-            await closer()
-        self._ended.set()
-        self._store.close()
+            try:
+                await closer()
+            except Exception:  # noqa: BLE001 - one that fails must not keep the others, or the store, open
+                _log.exception("a closer of the runtime raised")
+
+    def _stop_actors(self) -> None:
+        self._open = False
+        self._registry.close()
+
+        def stop_all() -> None:
+            for cell in self._registry:
+                self._supervisor.stop(cell)
+
+        self._dispatcher.run(stop_all)
 
     async def _wait_quiet(self, timeout_s: float) -> bool:
         """Wait until nothing is queued, running, owed or in flight; False where the time did not suffice."""
@@ -247,6 +274,9 @@ class Runtime:
     def at(self, when: float, action: Callable[[], None]) -> object:
         return self._timers.at(when, action)
 
+    def check_actor(self, to: ActorId) -> None:
+        self._registry.cell(to.kind, to.key)
+
     def send(
         self,
         to: ActorId,
@@ -266,28 +296,27 @@ class Runtime:
     def cancel_child(self, owner: ActorId, tag: Any) -> bool:
         return self._children.cancel(owner, tag)
 
-    def cancel_children(self, cell: Cell) -> None:
-        self._children.cancel_all(cell.id)
+    def disown_children(self, cell: Cell) -> None:
+        self._children.disown(cell.id)
 
     def start_task(self, cell: Cell, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run an async handler or load in the actor's own context."""
         chain = cell.running.envelope.chain if cell.running is not None else ()
 
         async def task() -> None:
-            current_chain.set((*chain, cell.id))
+            self._post.enter((*chain, cell.id))
             await work()
-            self._note_change()
 
         assert cell.variables is not None
         cell.variables.run(self._tasks.start_soon, task)
 
+    async def run_guarded(self, work: Awaitable[Any], scope: anyio.CancelScope) -> Outcome:
+        """Await a handler or load, in its task."""
+        return await run_guarded(work, scope=scope, host=self._tasks.cancel_scope)
+
     def fresh_variables(self) -> contextvars.Context:
         """The context variables as they were when the runtime was opened: no caller's leak into a handler."""
         return self._variables.copy()
-
-    def _after_commits(self) -> None:
-        self._dispatcher.run()
-        self._note_change()
 
     def _note_change(self) -> None:
         if not self._post.accepting:

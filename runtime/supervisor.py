@@ -7,11 +7,14 @@ This is the one place where any exception of a handler is caught. What follows f
 | returns | the value, once durable | commits | goes on |
 | raises a CallboardError | that error | dropped | goes on |
 | raises anything else | Failed, with the error as cause | dropped | restarts from the store, after a backoff |
-| is cancelled | Failed | dropped | goes on |
+| is cancelled | Failed | dropped | goes on, with what it changed in memory |
 | (its commit is refused) | Failed, or Unknown | not stored, or nobody knows | reloads, at no cost to its budget |
 
-A restart waits for the commits that are in flight, then loads what the store has. When the budget is spent the actor is
-FAILED: what is queued is answered with ActorFailed until `resume`.
+A restart waits for the commits that are in flight, then loads what the store has. When the budget is spent, or what is
+stored cannot be read, the actor is FAILED: what is queued is answered with ActorFailed until `resume`. A store that
+does not answer spends nothing: loads and commits are tried again until it does.
+
+Every door but `step` is entered through `Dispatcher.run`: nothing here runs in the middle of anything else here.
 
 Source: Erlang/OTP supervisor behaviour; Armstrong, "Making reliable distributed systems in the presence of software
 errors" (2003), chapter 4.
@@ -20,12 +23,13 @@ errors" (2003), chapter 4.
 import contextvars
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
 
-from ..store.errors import CallboardError, StoreError
+from ..store.errors import CallboardError, Corrupt, NewerFormat, StoreError
 from .actor import Handler
 from .budget import Backoff
 from .cell import Cell
@@ -34,7 +38,8 @@ from .context import Context, Host, Ticket
 from .dispatch import Dispatcher
 from .envelope import Delivery, Phase
 from .errors import ActorFailed, Expired, Failed, Rejected, Stopping
-from .gate import HeldReply, Output
+from .gate import HeldReply, release_all
+from .guard import Outcome
 from .lifecycle import Event, State
 from .signals import Abandoned
 
@@ -56,17 +61,21 @@ class Supervision(Host, Protocol):
 
     def start_task(self, cell: Cell, work: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
-    def cancel_children(self, cell: Cell) -> None: ...
+    async def run_guarded(self, work: Awaitable[Any], scope: anyio.CancelScope) -> Outcome: ...
+
+    def disown_children(self, cell: Cell) -> None: ...
 
 
 class Supervisor:
-    """See the module's text. Counters are for introspect.py."""
+    """See the module's text. Counters are for introspect.py; `cut` names what the runtime's end has cut, for people."""
 
     def __init__(self, host: Supervision, *, chance: Callable[[], float] = random.random) -> None:
         self._host = host
         self._chance = chance
         self.dispatcher: Dispatcher
         self.committer: Committer
+        self._cutting = False
+        self.cut: list[str] = []
         self.handled = 0
         self.crashes = 0
 
@@ -106,67 +115,90 @@ class Supervisor:
             result = variables.run(handler.function, actor, message, context)
         except CallboardError as error:
             self._answer_error(cell, handler, delivery, error)
-        except Exception as error:  # noqa: BLE001 - the supervisor's guard: every crash ends here
+        except BaseException as error:  # the supervisor's guard: every crash ends here
             self._crashed(cell, error, delivery)
+            if not isinstance(error, Exception):
+                raise  # a KeyboardInterrupt belongs to whoever runs the loop, but the actor's caller has its answer
         else:
             if handler.is_async:
                 cell.running = delivery
-                self._host.start_task(cell, lambda: self._run_async(cell, handler, delivery, result))
+                cell.scope = self._new_scope()
+                self._host.start_task(cell, partial(self._run_async, cell, handler, delivery, result))
             else:
                 self._finish(cell, handler, delivery, result)
+
+    def _new_scope(self) -> anyio.CancelScope:
+        # Made before the task starts: a caller may go, or the actor crash, before it had its first step.
+        scope = anyio.CancelScope()
+        if self._cutting:
+            scope.cancel()
+        return scope
 
     async def _run_async(
         self, cell: Cell, handler: Handler, delivery: Delivery, work: Coroutine[Any, Any, Any]
     ) -> None:
         """An async handler's task. No exception leaves it, and the cell is given back in every case."""
-        context = cell.context
-        value: Any = None
-        failure: BaseException | None = None
-        with anyio.CancelScope() as scope:
-            cell.scope = scope
-            try:
-                value = await work
-            except Exception as error:  # noqa: BLE001 - the supervisor's guard: every crash ends here
-                failure = error
+        context, scope = cell.context, cell.scope
+        assert scope is not None
+        if scope.cancel_called:
+            work.close()
+            outcome = Outcome(cancelled=True)
+        else:
+            outcome = await self._host.run_guarded(work, scope)
         # No await from here on: the next message must not start before this one is finished.
+        self.dispatcher.run(partial(self._async_ended, cell, handler, delivery, (context, outcome)))
+
+    def _async_ended(
+        self, cell: Cell, handler: Handler, delivery: Delivery, ended: tuple[Context | None, Outcome]
+    ) -> None:
+        context, (value, error, cancelled) = ended
         cell.running = None
         cell.scope = None
         if context is None or cell.context is not context:
-            pass  # the actor was reloaded meanwhile and this delivery was answered then
-        elif scope.cancelled_caught:
+            pass  # the actor was reloaded or stopped meanwhile and this delivery was answered then
+        elif cancelled:
             context.begin(None)
             delivery.settle(None, Failed("the handler was cancelled; nothing of it was stored"))
-        elif isinstance(failure, CallboardError):
-            self._answer_error(cell, handler, delivery, failure)
-        elif failure is not None:
-            self._crashed(cell, failure, delivery)
+        elif isinstance(error, CallboardError):
+            self._answer_error(cell, handler, delivery, error)
+        elif error is not None:
+            self._crashed(cell, error, delivery)
         else:
             self._finish(cell, handler, delivery, value)
         self._reload_if_due(cell)
         self.dispatcher.ready(cell)
-        self.dispatcher.run()
 
     def _finish(self, cell: Cell, handler: Handler, delivery: Delivery, result: Any) -> None:
         context = cell.context
         assert context is not None
-        if isinstance(result, Ticket):
-            delivery.phase = Phase.HELD
-            context.owed[delivery] = None  # before the outputs are taken: the reply may be among them already
-        outputs = context.take_outputs()
-        batch = context.take_batch()
-        if isinstance(result, Ticket):
-            pass
-        elif batch is None and not outputs and not (handler.gated and cell.gate):
-            delivery.settle(result, None)
+        try:
+            batch = context.take_batch()
+        except (TypeError, ValueError) as error:
+            self._crashed(cell, error, delivery)
             return
+        if isinstance(result, Ticket):
+            self._owe(cell, handler, delivery)  # before its reply is taken out of the outputs: it may be among them
+            outputs = context.take_outputs()
         else:
-            delivery.phase = Phase.HELD if delivery.phase is Phase.RUNNING else delivery.phase
+            outputs = context.take_outputs()
+            if batch is None and not outputs and not (handler.gated and cell.gate):
+                delivery.settle(result, None)
+                return
             outputs.append(HeldReply(delivery, result, None))
+        if delivery.phase is Phase.RUNNING:
+            delivery.phase = Phase.HELD
         if batch is not None:
             cell.gate.close_behind(outputs)
-            self.committer.submit(batch, lambda error: self._committed(cell, error))
+            self.committer.submit(batch, partial(self._committed, cell))
         elif not (handler.gated and cell.gate.hold(outputs)):
-            _release(outputs)
+            release_all(outputs)
+
+    def _owe(self, cell: Cell, handler: Handler, delivery: Delivery) -> None:
+        assert cell.context is not None
+        if delivery.phase is not Phase.SETTLED:
+            cell.context.owed[delivery] = None
+        elif handler.on_cancel == "cancel":  # the caller went while the async handler was about to return the ticket
+            self._host.signal(cell.id, Abandoned(message=delivery.envelope.message))
 
     def _answer_error(self, cell: Cell, handler: Handler, delivery: Delivery, error: CallboardError) -> None:
         assert cell.context is not None
@@ -197,48 +229,58 @@ class Supervisor:
             actor = cell.kind.factory(cell.id)
             cell.context, cell.actor, cell.variables = context, actor, self._host.fresh_variables()
             loading = cell.variables.run(actor.load, context)
-        except Exception as error:  # noqa: BLE001 - the supervisor's guard: every crash ends here
+        except BaseException as error:  # the supervisor's guard: every crash ends here
             self._load_failed(cell, error)
+            if not isinstance(error, Exception):
+                raise
             return
         if loading is None:
             self._loaded(cell)
         else:
+            cell.scope = self._new_scope()
+            self._host.start_task(cell, partial(self._load_async, cell, loading))
 
-            async def load() -> None:
-                failure: Exception | None = None
-                try:
-                    await loading
-                except Exception as error:  # noqa: BLE001 - the supervisor's guard: every crash ends here
-                    failure = error
-                if cell.context is not context:
-                    return  # its own early commit failed, and another activation is on its way
-                if failure is None:
-                    self._loaded(cell)
-                else:
-                    self._load_failed(cell, failure)
-                self.dispatcher.ready(cell)
-                self.dispatcher.run()
+    async def _load_async(self, cell: Cell, loading: Awaitable[None]) -> None:
+        """An async load's task. No exception leaves it."""
+        assert cell.scope is not None
+        outcome = await self._host.run_guarded(loading, cell.scope)
+        self.dispatcher.run(partial(self._load_ended, cell, outcome))
 
-            self._host.start_task(cell, load)
+    def _load_ended(self, cell: Cell, outcome: Outcome) -> None:
+        cell.scope = None
+        if outcome.cancelled:  # the runtime is closing; who waits for the actor is told at once
+            self.stop(cell)
+        elif outcome.error is not None:
+            self._load_failed(cell, outcome.error)
+        else:
+            self._loaded(cell)
+        self.dispatcher.ready(cell)
 
     def _loaded(self, cell: Cell) -> None:
-        assert cell.context is not None
         if cell.state is not State.LOADING:
             return  # stopped meanwhile
+        assert cell.context is not None
+        try:
+            batch = cell.context.take_batch()
+        except (TypeError, ValueError) as error:
+            self._load_failed(cell, error)
+            return
         cell.happen(Event.LOADED)
         outputs = cell.context.take_outputs()
-        batch = cell.context.take_batch()
         cell.context.begin(None)
         if batch is not None:
             cell.gate.close_behind(outputs)
-            self.committer.submit(batch, lambda error: self._committed(cell, error))
+            self.committer.submit(batch, partial(self._committed, cell))
         else:
-            _release(outputs)
+            release_all(outputs)
 
-    def _load_failed(self, cell: Cell, error: Exception) -> None:
+    def _load_failed(self, cell: Cell, error: BaseException) -> None:
         if cell.state is not State.LOADING:
             return
-        if isinstance(error, StoreError):
+        if isinstance(error, (Corrupt, NewerFormat)):
+            _log.error("%s cannot be loaded: %s", cell.id, error)
+            self._give_up(cell, error)  # what is stored does not change by itself: no attempt would end otherwise
+        elif isinstance(error, StoreError):
             _log.warning("%s cannot be loaded: %s", cell.id, error)
             self._back_off(cell, error, self._store_delay_s(cell))
         else:
@@ -257,7 +299,10 @@ class Supervisor:
         delay_s = cell.budget.crashed(self._host.now(), self._chance())
         if delay_s is not None:
             self._back_off(cell, error, delay_s)
-            return
+        else:
+            self._give_up(cell, error)
+
+    def _give_up(self, cell: Cell, error: BaseException) -> None:
         self._drop_activation(cell, error)
         cell.happen(Event.GAVE_UP)
         for queued in cell.mailbox.clear():
@@ -267,10 +312,10 @@ class Supervisor:
         """Why a FAILED or STOPPED cell takes no message."""
         if cell.state is State.STOPPED:
             return Stopping(f"the runtime has closed, {cell.id} is stopped")
-        policy = cell.kind.restart
+        spent = f" (its restart budget: {cell.kind.restart.restarts_max} in {cell.kind.restart.window_s:g} s)"
         refusal = ActorFailed(
-            f"{cell.id} crashed more than {policy.restarts_max} times in {policy.window_s:g} s, the last time with "
-            f"{cell.last_error!r}; mend the cause and call runtime.resume({cell.id.kind!r}, {cell.id.key!r})"
+            f"{cell.id} has failed{spent if cell.budget.crashes else ''}, at last with {cell.last_error!r}; "
+            f"mend the cause and call runtime.resume({cell.id.kind!r}, {cell.id.key!r})"
         )
         refusal.__cause__ = cell.last_error
         return refusal
@@ -282,8 +327,7 @@ class Supervisor:
 
         def due() -> None:
             cell.reload_due = True
-            self._reload_if_due(cell)
-            self.dispatcher.run()
+            self.dispatcher.run(partial(self._reload_if_due, cell))
 
         self._host.at(self._host.now() + delay_s, due)
 
@@ -301,7 +345,7 @@ class Supervisor:
         cell.actor = cell.context = cell.variables = None
         if cell.scope is not None:
             cell.scope.cancel()
-        self._host.cancel_children(cell)
+        self._host.disown_children(cell)
         if cell.running is not None:
             cell.running.settle(None, Failed(f"{cell.id} was restarted while this was handled: {error!r}"))
         if actor is None or context is None:
@@ -332,8 +376,8 @@ class Supervisor:
         if delivery.phase is Phase.QUEUED:
             cell.mailbox.bury(delivery)
         elif cell.actor is not None and cell.context is not None:
-            handler = cell.actor.handlers[type(delivery.envelope.message)]
-            if handler.on_cancel == "cancel":
+            handler = cell.actor.handlers.get(type(delivery.envelope.message))
+            if handler is not None and handler.on_cancel == "cancel":
                 if cell.running is delivery and cell.scope is not None:
                     cell.scope.cancel()
                 elif delivery in cell.context.owed:
@@ -347,17 +391,23 @@ class Supervisor:
             cell.happen(Event.RESUME)
             cell.budget.reset()
 
-    def stop(self, cell: Cell) -> list[str]:
-        """End the cell with the runtime; what was queued or owed is answered. Returns what was cut, for people."""
-        cut: list[str] = []
-        owed = list(cell.context.owed) if cell.context is not None else []
-        for delivery in [*cell.mailbox.clear(), *owed]:
-            if delivery.settle(None, Stopping(f"the runtime stopped before {cell.id} handled this")):
-                cut.append(f"{cell.id}: {type(delivery.envelope.message).__name__}")
+    def cut_short(self, cells: Iterable[Cell]) -> None:
+        """Cancel the async handlers and loads of these, and from now on each new one as it starts."""
+        self._cutting = True
+        for cell in cells:
+            if cell.scope is not None:
+                cell.scope.cancel()
+            if cell.running is not None:
+                self.cut.append(f"{cell.id}: the handler of {type(cell.running.envelope.message).__name__}")
+
+    def stop(self, cell: Cell) -> None:
+        """End the cell with the runtime; all that waits for it is answered, and noted in `cut`."""
+        unanswered = [*cell.mailbox.clear(), *(cell.context.owed if cell.context is not None else ())]
+        running = cell.running
+        cell.actor = cell.context = cell.variables = None
         cell.happen(Event.STOP)
-        return cut
-
-
-def _release(outputs: list[Output]) -> None:
-    for output in outputs:
-        output.release()
+        for delivery in unanswered:
+            if delivery.settle(None, Stopping(f"the runtime stopped before {cell.id} handled this")):
+                self.cut.append(f"{cell.id}: {type(delivery.envelope.message).__name__}")
+        if running is not None:  # it did not end when it was cancelled; nothing of it can be stored any more
+            running.settle(None, Failed(f"the runtime stopped while {cell.id} handled this; nothing of it was stored"))

@@ -1,0 +1,38 @@
+"""Runs code that is not ours so that nothing it raises reaches another task.
+
+The scope stands inside of the `try`: a cancelled nursery may leave with an error and a cancellation in one group, from
+which the scope takes the cancellation and lets the error go on.
+"""
+
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+import anyio
+
+__all__ = ["Outcome", "run_guarded"]
+
+
+class Outcome(NamedTuple):
+    """How a piece of work ended: `error` where it raised one, else `cancelled`, else `value`."""
+
+    value: Any = None
+    error: Exception | None = None
+    cancelled: bool = False
+
+
+async def run_guarded(work: Awaitable[Any], *, scope: anyio.CancelScope, host: anyio.CancelScope) -> Outcome:
+    """Await `work` inside of `scope`; only a cancellation of `host`, and what is no Exception, leaves this."""
+    try:
+        with scope:
+            return Outcome(await work)
+    except Exception as error:  # noqa: BLE001 - the guard: every crash of a handler, load or child ends here
+        return Outcome(error=error)
+    except anyio.get_cancelled_exc_class() as error:
+        if host.cancel_called:
+            raise
+        # asyncio only: the work awaited another task or future that was cancelled. A task that ends in this way would
+        # cancel the whole group, and with it every actor.
+        failure = RuntimeError("awaited something that was cancelled")
+        failure.__cause__ = error
+        return Outcome(error=failure)
+    return Outcome(cancelled=True)
