@@ -115,14 +115,16 @@ def test_a_reader_sees_all_batches_of_a_commit_or_none(store: Store) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for version in range(100):
-        moved = (
-            IndexRow(Index.UPDATED, version.to_bytes(4, "big"), present=False),
-            IndexRow(Index.UPDATED, (version + 1).to_bytes(4, "big")),
-        )
-        store.commit([Batch(name, 1, version, index_rows=moved) for name in ("a", "b")])
-    done.set()
-    reader.join()
+    try:
+        for version in range(100):
+            moved = (
+                IndexRow(Index.UPDATED, version.to_bytes(4, "big"), present=False),
+                IndexRow(Index.UPDATED, (version + 1).to_bytes(4, "big")),
+            )
+            store.commit([Batch(name, 1, version, index_rows=moved) for name in ("a", "b")])
+    finally:
+        done.set()
+        reader.join()
     seen.append(hits(store, Index.UPDATED))
 
     assert [name for _, name in seen[-1]] == ["a", "b"]
@@ -460,6 +462,7 @@ def pages(store: Store, index: Index, prefix: bytes, *, newest_first: bool) -> l
         if not page:
             return [(hit.value, hit.stream) for hit in found]
         found += page
+        assert len(found) <= len(NAMES) * 10, "the pages go round in a circle"
 
 
 def everything(store: Store) -> list[object]:

@@ -99,6 +99,8 @@ def test_a_directory_that_may_not_be_written_to_is_named_as_the_cause() -> None:
 
 
 def test_a_second_process_is_refused_and_told_the_pid_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "callboard.lock").write_text("12345678901234567890\n")  # left behind by a process with a longer pid
+
     with another_process_writing_to(tmp_path) as first:
         with pytest.raises(StoreLocked, match=f"open for writing in process {first.pid}") as caught:
             LmdbStore(tmp_path)

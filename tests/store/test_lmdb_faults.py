@@ -38,9 +38,11 @@ def test_a_map_that_is_too_small_grows_while_it_is_read(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    answers = [store.commit([a_batch(version)]) for version in range(100)]
-    done.set()
-    reader.join()
+    try:
+        answers = [store.commit([a_batch(version)]) for version in range(100)]
+    finally:
+        done.set()
+        reader.join()
 
     assert answers == [[None]] * 100
     assert counts == sorted(counts)
@@ -149,11 +151,13 @@ def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_store_locked(
     os.read(ready[0], 1)
     store.close()
 
-    LmdbStore(tmp_path).close()
-    os.write(go[1], b"x")
-    os.waitpid(child, 0)
-    for fd in (*ready, *go):
-        os.close(fd)
+    try:
+        LmdbStore(tmp_path).close()
+    finally:
+        os.write(go[1], b"x")
+        os.waitpid(child, 0)
+        for fd in (*ready, *go):
+            os.close(fd)
 
 
 WRITER = """
