@@ -1,0 +1,259 @@
+"""`callboard export` and `import`: a session as JSON lines.
+
+    {"type":"session", ...}      the head, always the first line
+    {"type":"message", ...}      every message, in order
+    {"type":"run", ...}          every run, in order
+    {"type":"span", ...}         the spans of those runs
+
+The fields are those of SessionHead, Message, RunRecord and SpanRecord. An import is one transaction of the store: it is
+there whole or not at all, whatever happens meanwhile.
+"""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from callboard.actors.archive import Archive
+from callboard.actors.ids import new_id as make_id
+from callboard.actors.limits import (
+    check_agent_name,
+    check_author,
+    check_message_size,
+    check_metadata,
+    check_owner,
+    check_session_id,
+    check_tags,
+)
+from callboard.actors.message import Message
+from callboard.actors.run_record import OPEN, RunRecord, SpanRecord, advance
+from callboard.actors.session_records import (
+    HEAD_CODEC,
+    MESSAGE_CODEC,
+    RUN_CODEC,
+    SPAN_CODEC,
+    SessionHead,
+    index_changes,
+    message_key,
+    span_key,
+    stream_of,
+)
+from callboard.store.contract import Batch, Row, Table
+from callboard.store.errors import CallboardError
+from callboard.store.lmdb_store import LmdbStore
+
+__all__ = ["BadExport", "Export", "SessionExists", "export_session", "import_session", "parse_export"]
+
+Record: TypeAlias = SessionHead | Message | RunRecord | SpanRecord
+
+_TRIES_MAX = 5
+"""How often a session is read again that a writer changes meanwhile."""
+_RUN_ID_BYTES_MAX = 60
+"""A row key has 64 bytes at most, and a span's key is its run's id and four more."""
+_CUT = "it had not ended when its session was exported"
+
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+class BadExport(CallboardError):
+    """A line is not what `export` writes; `line` counts from 1. Nothing was stored."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}; nothing was imported")
+        self.line = line
+        self.reason = reason
+
+
+class SessionExists(CallboardError):
+    """There is a session of this id already. Nothing was stored."""
+
+
+class Export(Struct, frozen=True):
+    """A session with all its content."""
+
+    head: SessionHead
+    messages: tuple[Message, ...]
+    runs: tuple[RunRecord, ...]
+    spans: tuple[SpanRecord, ...]
+
+    def lines(self) -> bytes:
+        """As JSON lines."""
+        records: tuple[Record, ...] = (self.head, *self.messages, *self.runs, *self.spans)
+        return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+
+def export_session(archive: Archive, session_id: str) -> Export | None:
+    """The session as it was at one moment; None where there is none.
+
+    Raises:
+        CallboardError: a record cannot be read, or the session changed faster than it could be read.
+    """
+    for _ in range(_TRIES_MAX):
+        head = archive.head(session_id)
+        if head is None:
+            return None
+        runs = archive.runs(session_id)
+        export = Export(
+            head=head,
+            messages=tuple(archive.messages(session_id)),
+            runs=tuple(runs),
+            spans=tuple(span for run in runs for span in archive.spans(session_id, run.id)),
+        )
+        # Each read is a transaction of its own; the revision tells whether a turn was committed between them.
+        if archive.head(session_id) == head:
+            return export
+    raise CallboardError(f"session {session_id!r} changes faster than it can be read: try again")
+
+
+def parse_export(text: bytes) -> Export:
+    """The session that these lines hold, every line checked.
+
+    Raises:
+        BadExport: names the first line that is wrong, and why.
+    """
+    records = [
+        (number, _decode(number, line)) for number, line in enumerate(text.split(b"\n"), start=1) if line.strip()
+    ]
+    if not records or not isinstance(records[0][1], SessionHead):
+        raise BadExport(records[0][0] if records else 1, 'a session ("type":"session") has to come first')
+    head = records[0][1]
+    messages: list[Message] = []
+    runs: dict[str, RunRecord] = {}
+    spans: list[SpanRecord] = []
+    for number, record in records:
+        with _at_line(number):
+            match record:
+                case SessionHead():
+                    _check_head(record, head)
+                case Message():
+                    _check_message(record, len(messages) + 1)
+                    messages.append(record)
+                case RunRecord():
+                    _check_run(record, head, runs)
+                    runs[record.id] = record
+                case SpanRecord():
+                    _check_span(record, runs)
+                    spans.append(record)
+    if len(messages) != head.message_count or len(runs) != head.run_count:
+        found = f"{len(messages)} messages and {len(runs)} runs"
+        wanted = f"{head.message_count} and {head.run_count}"
+        raise BadExport(records[-1][0], f"the file ends after {found}, and its first line says {wanted}")
+    return Export(head, tuple(messages), tuple(runs.values()), tuple(spans))
+
+
+def _decode(number: int, line: bytes) -> Record:
+    try:
+        return _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadExport(number, str(error)) from error
+
+
+@contextlib.contextmanager
+def _at_line(number: int) -> Generator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise BadExport(number, str(error)) from error
+
+
+def _check_head(head: SessionHead, first: SessionHead) -> None:
+    if head is not first:
+        raise ValueError("a second session begins here: import one at a time")
+    check_session_id(head.id)
+    check_owner(head.owner)
+    check_tags(head.tags)
+    check_metadata(head.metadata)
+    _check_numbers(head.created_at_ms, head.updated_at_ms, head.revision, head.last_turn)
+
+
+def _check_message(message: Message, seq: int) -> None:
+    if message.seq != seq:
+        raise ValueError(f"this is message {message.seq}, but message {seq} comes next")
+    check_author(message.author)
+    check_message_size(message)
+    _check_numbers(message.created_at_ms)
+
+
+def _check_run(run: RunRecord, head: SessionHead, runs: Mapping[str, RunRecord]) -> None:
+    if run.session_id != head.id:
+        raise ValueError(f"run {run.id!r} belongs to session {run.session_id!r}, not to {head.id!r}")
+    if not 0 < len(run.id.encode()) <= _RUN_ID_BYTES_MAX or run.id in runs:
+        raise ValueError(f"a run's id has 1 to {_RUN_ID_BYTES_MAX} bytes and comes once: {run.id!r}")
+    if run.agent:
+        check_agent_name(run.agent)
+    _check_numbers(run.created_at_ms, run.started_at_ms or 0, run.ended_at_ms or 0, run.turn)
+
+
+def _check_span(span: SpanRecord, runs: Mapping[str, RunRecord]) -> None:
+    if span.run_id not in runs:
+        raise ValueError(f"this span belongs to run {span.run_id!r}, which does not come before it")
+    if not 0 < span.number < 2**32:
+        raise ValueError(f"a span's number is from 1, not {span.number}")
+
+
+def _check_numbers(*numbers: int) -> None:
+    """Keys on disk hold them in eight bytes."""
+    for number in numbers:
+        if not 0 <= number < 2**63:
+            raise ValueError(f"a time or a count is from 0 to 2**63 - 1, not {number}")
+
+
+def import_session(store: Path, export: Export, *, new_id: str | None = None) -> SessionHead:
+    """Store the session, as itself or under `new_id`; its head as stored.
+
+    Under another id its runs get new ids too, since a run's id is unique in a store. A run that was open when it was
+    exported is stored as interrupted: nobody will go on with it.
+
+    Raises:
+        SessionExists: nothing was stored, the session that is there is untouched.
+        ValueError: `new_id` is no session's id.
+        StoreError: the store cannot be opened for writing, or did not take it; nothing was stored.
+    """
+    if new_id is not None and new_id != export.head.id:
+        export = _renamed(export, check_session_id(new_id))
+    head = replace(export.head, open_turn=None, open_runs=())
+    stream = stream_of(head.id)
+    with contextlib.closing(LmdbStore(store)) as opened:
+        stored = opened.load(stream)
+        if stored is not None and stored.head:
+            raise SessionExists(
+                f"there is a session {head.id!r} in {str(store)!r} already: give another id with --as ID"
+            )
+        batch = Batch(
+            stream=stream,
+            epoch=opened.claim(),
+            version=stored.version if stored is not None else 0,
+            head=HEAD_CODEC.encode(head),
+            rows=tuple(_rows(export)),
+            index_rows=tuple(index_changes(None, head)),
+        )
+        for refusal in opened.commit([batch]):
+            if refusal is not None:
+                raise refusal
+    return head
+
+
+def _rows(export: Export) -> Iterator[Row]:
+    at_ms = time.time_ns() // 1_000_000
+    for message in export.messages:
+        yield Row(Table.MESSAGE, message_key(message.seq), MESSAGE_CODEC.encode(message))
+    for run in export.runs:
+        ended = advance(run, "interrupted", at_ms=at_ms, error=_CUT) if run.status in OPEN else run
+        yield Row(Table.RUN, ended.id.encode(), RUN_CODEC.encode(ended))
+    for span in export.spans:
+        yield Row(Table.SPAN, span_key(span.run_id, span.number), SPAN_CODEC.encode(span))
+
+
+def _renamed(export: Export, session_id: str) -> Export:
+    ids = {run.id: make_id("run", run.created_at_ms) for run in export.runs}
+    return Export(
+        head=replace(export.head, id=session_id),
+        messages=tuple(replace(one, run_id=ids.get(one.run_id or "", one.run_id)) for one in export.messages),
+        runs=tuple(replace(one, id=ids[one.id], session_id=session_id) for one in export.runs),
+        spans=tuple(replace(one, run_id=ids[one.run_id]) for one in export.spans),
+    )
