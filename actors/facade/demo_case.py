@@ -11,7 +11,7 @@ from msgspec import Struct
 __all__ = ["AGENTS", "CASES", "TOKENS_MAX", "Case", "Turn"]
 
 TOKENS_MAX = 60
-"""Tokens of one answer. SmolLM2-135M writes about 70 a second on one core."""
+"""Tokens of one answer. SmolLM2-135M writes about 50 a second on one core."""
 
 AGENTS: MappingProxyType[str, str] = MappingProxyType(
     {
