@@ -1,0 +1,109 @@
+"""The implementations of the store against each other, on generated programs of commits, scans and restarts.
+
+They were written apart (sorted lists here, byte keys there), so that a mistake in one is a difference.
+"""
+
+import tempfile
+from typing import Literal
+
+import msgspec
+from hypothesis import given, settings, strategies as st
+
+from callboard.store import Batch, Index, IndexHit, IndexRow, LmdbStore, MemoryStore, Row, Store, Table
+
+TABLES = (Table.MESSAGE, Table.RUN)
+INDEXES = (Index.UPDATED, Index.OWNER)
+NAMES = ("a", "ab", "é", "b" * 400)
+some_bytes = st.sampled_from([b"", b"\x00", b"\x00\xff", b"a", b"a\x00", b"a\x00b", b"a\xff", b"\xff", b"b"])
+some_rows = st.builds(Row, st.sampled_from(TABLES), some_bytes, st.none() | st.binary(max_size=6))
+some_entries = st.builds(IndexRow, st.sampled_from(INDEXES), some_bytes, st.booleans())
+# Versions are drawn relative to what a careful writer would use: mostly right, at times stale or ahead.
+some_batches = st.builds(
+    Batch,
+    st.sampled_from(NAMES),
+    st.sampled_from([1, 1, 1, 2]),
+    st.sampled_from([0, 0, 0, 0, 0, -1, 1]),
+    head=st.none() | st.binary(max_size=4),
+    rows=st.lists(some_rows, max_size=4).map(tuple),
+    index_rows=st.lists(some_entries, max_size=4).map(tuple),
+    erase=st.sampled_from([False, False, False, True]),
+)
+programs = st.lists(st.lists(some_batches, max_size=5) | st.just("reopen"), min_size=1, max_size=10)
+
+
+def hits(store: Store, index: Index, prefix: bytes = b"", *, newest_first: bool = False) -> list[tuple[bytes, str]]:
+    return [(hit.value, hit.stream) for hit in store.scan_index(index, prefix=prefix, newest_first=newest_first)]
+
+
+def with_versions(store: Store, batches: list[Batch]) -> list[Batch]:
+    next_version: dict[str, int] = {}
+    result: list[Batch] = []
+    for batch in batches:
+        head = store.load(batch.stream)
+        version = next_version.get(batch.stream, head.version if head is not None else 0)
+        result.append(msgspec.structs.replace(batch, version=max(0, version + batch.version)))
+        next_version[batch.stream] = version + (batch.version == 0)
+    return result
+
+
+def answers_of(store: Store, batches: list[Batch]) -> list[tuple[type, str]]:
+    return [(type(answer), str(answer)) for answer in store.commit(batches)]
+
+
+def pages(store: Store, index: Index, prefix: bytes, *, newest_first: bool) -> list[tuple[bytes, str]]:
+    """All hits, read two at a time, each page behind the last hit of the one before."""
+    found: list[IndexHit] = []
+    while True:
+        after = found[-1].position if found else None
+        page = store.scan_index(index, prefix=prefix, after=after, limit=2, newest_first=newest_first)
+        if not page:
+            return [(hit.value, hit.stream) for hit in found]
+        found += page
+        assert len(found) <= len(NAMES) * 10, "the pages go round in a circle"
+
+
+def everything(store: Store) -> list[object]:
+    seen: list[object] = [store.load(name) for name in NAMES]
+    for newest_first in (False, True):
+        for name in NAMES:
+            for table in TABLES:
+                seen.append(store.scan(name, table, newest_first=newest_first))
+                seen.append(store.scan(name, table, start=b"\x00", stop=b"a\x00b", newest_first=newest_first, limit=2))
+        for index in INDEXES:
+            for prefix in (b"", b"\x00", b"a", b"a\x00", b"\xff"):
+                whole = hits(store, index, prefix, newest_first=newest_first)
+                assert pages(store, index, prefix, newest_first=newest_first) == whole
+                seen.append(whole)
+    return [*seen, store.statistics().streams]
+
+
+@settings(deadline=None, max_examples=150)
+@given(programs)
+def test_the_memory_store_and_lmdb_agree_on_every_program(program: list[list[Batch] | Literal["reopen"]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        memory: Store = MemoryStore()
+        disk: Store = LmdbStore(directory, durability="async")
+        try:
+            for step in program:
+                if step == "reopen":
+                    disk.close()
+                    disk = LmdbStore(directory, durability="async")
+                    continue
+                batches = with_versions(memory, step)
+
+                assert answers_of(disk, batches) == answers_of(memory, batches)
+                assert everything(disk) == everything(memory)
+        finally:
+            disk.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=12), max_size=30), st.binary(max_size=3))
+def test_a_prefix_of_an_index_finds_exactly_the_values_that_start_with_it(values: list[bytes], prefix: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for store in (MemoryStore(), LmdbStore(directory, durability="async")):
+            store.commit([Batch("a", 1, 0, index_rows=tuple(IndexRow(Index.TAG, value) for value in values))])
+            found = hits(store, Index.TAG, prefix)
+            store.close()
+
+            assert found == [(value, "a") for value in sorted(set(values)) if value.startswith(prefix)]
