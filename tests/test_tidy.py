@@ -32,7 +32,9 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "an_except_names_what_it_expects": {
             "runtime/committer.py::Committer._commit": "whatever a store raises must reach the callers that wait",
-            "runtime/children.py::Children._run": "a child's guard: its crash is for its owner to judge",
+            "runtime/guard.py": "the guard of handlers, loads and children: a crash is for the supervisor to judge",
+            "runtime/gate.py::release_all": "an action that raises must not keep back the replies behind it",
+            "runtime/runtime.py::Runtime._close": "a closer that raises must not keep the store open",
             "actors/execution.py::Execution._answer": "the run's guard: a tool's or a model's crash must end the turn",
             "actors/execution.py::Execution._system": "a user's function: whatever it raises must end the turn",
             "actors/tools.py::Tool.call": "whatever a user's function raises is the tool's answer to the model",
