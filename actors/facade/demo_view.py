@@ -127,7 +127,7 @@ class _PlainView:
 
     def note(self, text: str, *, style: str = "") -> None:
         stamp = f"{self._board.clock() - self._started_s:6.1f} s  "
-        self._console.print(Text.assemble((stamp, "dim"), (printable(text), style)))
+        self._console.print(Text.assemble((stamp, "dim"), (printable(text), style)), soft_wrap=True)
 
     def tick(self) -> None:
         pass

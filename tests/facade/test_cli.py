@@ -132,6 +132,15 @@ def test_show_prints_messages_with_their_authors_and_runs_with_tokens(store: Pat
     assert run.usage.total_tokens > 0
 
 
+def test_a_pipe_gets_whole_lines(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    (run,) = runs_of(store, "user-1")
+
+    result = call("show", "user-1", "--store", store)
+
+    assert re.search(rf"^{run.id} .* {run.usage.total_tokens}\s*$", result.stdout, re.MULTILINE)
+
+
 def test_show_as_json_has_head_messages_and_runs(store: Path) -> None:
     result = call("show", "user-1", "--store", store, "--json", "--limit", "2")
 

@@ -76,6 +76,18 @@ async def test_the_demo_kills_its_worker_in_mid_turn_and_loses_nothing(tmp_path:
 
 
 @pytest.mark.kill
+@pytest.mark.real_server
+async def test_the_demo_needs_no_key_and_no_server_but_its_own(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+
+    result = await anyio.run_process(command(tmp_path / "case.lmdb"), env=own, check=False)
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"no key" in result.stdout
+    assert re.search(rb"acknowledged messages: 12, in the store: 12, lost: 0, runs cut .*: [12]\n", result.stdout)
+
+
+@pytest.mark.kill
 async def test_both_cases_are_at_work_at_the_same_time(tmp_path: Path) -> None:
     async with FakeUpstream(slowly) as upstream:
         await run_demo(upstream, tmp_path / "case.lmdb")
