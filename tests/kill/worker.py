@@ -1,0 +1,84 @@
+"""The process that test_sigkill.py kills: many sessions side by side, a turn acknowledged when its chat has returned.
+
+    worker.py STORE UPSTREAM_URL --backend trio --sessions 50 --turns 20
+
+It prints JSON lines: "opening" before it opens the store, "open" after, then one acknowledgement a turn, at last
+"done". Which turns are left it reads from the sessions' histories. It ends by itself when its standard input closes.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from callboard import Agent, OpenAIChat, Reply, Runtime, Session
+
+
+async def lookup(topic: str) -> str:
+    """Look a topic up."""
+    await anyio.lowlevel.checkpoint()
+    return f"facts on {topic}"
+
+
+async def work(options: argparse.Namespace) -> None:
+    say(kind="opening")
+    async with Runtime(options.store, durability="sync") as runtime:
+        say(kind="open")
+        model = OpenAIChat(base_url=options.upstream, model="fake")
+        agent = Agent("Clerk", instructions="Be brief.", model=model, runtime=runtime, tools=[lookup])
+        async with anyio.create_task_group() as tasks:
+            for number in range(options.sessions):
+                tasks.start_soon(converse, agent, Session(runtime, f"s{number:02}"), options.turns)
+    say(kind="done")
+
+
+async def converse(agent: Agent, session: Session, turns: int) -> None:
+    done = sum(message.role == "user" for message in await session.messages())
+    for turn in range(done + 1, turns + 1):
+        text = f"turn {turn} of {session.id}"
+        reply = await (stream(agent, text, session) if turn % 5 == 0 else agent.chat(text, session=session))
+        seqs = [message.seq for message in reply.messages]
+        say(kind="ack", session=session.id, turn=turn, seqs=seqs, text=reply.text, run_id=reply.run_id)
+
+
+async def stream(agent: Agent, text: str, session: Session) -> Reply:
+    async with agent.stream(text, session=session) as events:
+        async for _ in events:
+            pass
+        return events.reply
+
+
+def say(**facts: object) -> None:
+    # One write straight to the pipe: what stood in a buffer at the kill would be an acknowledgement never given.
+    os.write(sys.stdout.fileno(), msgspec.json.encode(facts) + b"\n")
+
+
+async def work_while_the_parent_lives(options: argparse.Namespace) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel_at_end_of_input, tasks.cancel_scope)
+        await work(options)
+        tasks.cancel_scope.cancel()
+
+
+async def cancel_at_end_of_input(scope: anyio.CancelScope) -> None:
+    await anyio.wait_readable(sys.stdin)
+    scope.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("upstream")
+    parser.add_argument("--backend", choices=["trio", "asyncio"], required=True)
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--turns", type=int, required=True)
+    options = parser.parse_args()
+    anyio.run(work_while_the_parent_lives, options, backend=options.backend)
+
+
+if __name__ == "__main__":
+    main()
