@@ -166,7 +166,7 @@ def show(
     console.print(conversation(messages))
     if runs:
         console.print()
-        console.print(runs_table(runs))
+        console.print(runs_table(runs, columns=console.width))
 
 
 @app.command(epilog="Example: callboard export user-123 --output user-123.jsonl")

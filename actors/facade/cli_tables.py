@@ -63,23 +63,32 @@ def _message_text(message: Message) -> Text:
     return text
 
 
-def runs_table(runs: Iterable[RunRecord]) -> Table:
-    """One row a run: agent, status, duration, attempts, tokens, and the reason where it did not complete."""
+_WIDE_COLUMNS = 120
+_ID_END = 8
+"""The end of a run's id is its random part: enough to tell runs apart where the terminal is narrow."""
+
+
+def runs_table(runs: Iterable[RunRecord], *, columns: int) -> Table:
+    """One row a run: agent, status, duration, attempts, tokens, and the reason where it did not complete.
+
+    `columns` is the terminal's width: on a narrow one only the end of a run's id is shown.
+    """
+    wide = columns >= _WIDE_COLUMNS
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("run", "agent", "status"):
         table.add_column(heading, overflow="fold")
-    for heading in ("duration", "attempts", "prompt", "answer", "tokens"):
+    for heading in ("duration", "tries", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("reason", overflow="fold")
     for run in runs:
         usage = run.usage
         table.add_row(
-            Text(run.id),
+            Text(run.id if wide else f"…{run.id[-_ID_END:]}"),
             Text(printable(run.agent)),
             Text(run.status, _STATUS_STYLES.get(run.status, "")),
             _duration_text(run.duration_ms),
             str(run.attempts),
-            *(str(count) for count in (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)),
+            f"{usage.prompt_tokens} + {usage.completion_tokens} = {usage.total_tokens}",
             Text(printable(run.error or "")),
         )
     return table

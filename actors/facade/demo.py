@@ -240,7 +240,7 @@ def _print_report(console: Console, stage: _Stage) -> None:
             console.print(Text(f"\n{case.session_id} · {case.customer} · the conversation", "bold"))
             console.print(conversation(archive.messages(case.session_id)))
             console.print(Text(f"\n{case.session_id} · the runs", "bold"))
-            console.print(runs_table(archive.runs(case.session_id)))
+            console.print(runs_table(archive.runs(case.session_id), columns=console.width))
     proof = _compare(stage)
     console.print(
         Text(
