@@ -207,11 +207,10 @@ class Context:
     def take_outputs(self) -> list[Output]:
         """What the handler wants to go out, in order; replies in it are owed no more. For the kernel."""
         outputs = self._outputs
-        if outputs:
-            self._outputs = []
-            for output in outputs:
-                if isinstance(output, HeldReply):
-                    self.owed.pop(output.delivery, None)
+        self._outputs = []  # also where it is empty: the caller adds to its list, and must not add to the next one's
+        for output in outputs:
+            if isinstance(output, HeldReply):
+                self.owed.pop(output.delivery, None)
         return outputs
 
     def take_batch(self) -> Batch | None:
