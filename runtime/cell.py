@@ -111,6 +111,8 @@ class Cell:
 
     @property
     def quiet(self) -> bool:
-        """True where nothing is queued, running, owed or on its way to the disk."""
-        owed = self.context is not None and bool(self.context.owed)
-        return self.running is None and not owed and not self.gate and len(self.mailbox) == 0
+        """True where nothing is queued, running or on its way to the disk.
+
+        An owed reply does not count: once all cells are quiet and the door is closed, nobody is left to give it.
+        """
+        return self.running is None and not self.gate and len(self.mailbox) == 0

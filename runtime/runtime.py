@@ -250,7 +250,7 @@ class Runtime:
         self._dispatcher.run(stop_all)
 
     async def _wait_quiet(self, timeout_s: float) -> bool:
-        """Wait until nothing is queued, running, owed or in flight; False where the time did not suffice."""
+        """Wait until nothing is queued, running or in flight; False where the time did not suffice."""
         with anyio.move_on_after(timeout_s):
             while not self._quiet():
                 await self._changed.wait()
