@@ -5,6 +5,7 @@ while one writes.
 """
 
 import base64
+import logging
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Self
 from msgspec import Struct
 
 from ..store.contract import Index, Store, Table
+from ..store.errors import Corrupt
 from ..store.lmdb_store import LmdbStore
 from .errors import UnknownRun
 from .message import Message
@@ -27,10 +29,13 @@ from .session_records import (
     message_key,
     session_id_of,
     span_key,
+    step_key,
     stream_of,
 )
 
 __all__ = ["Archive", "SessionPage"]
+
+_log = logging.getLogger("callboard.archive")
 
 _SPANS_MAX = 2**32 - 1
 _PAGE_SCAN = 256
@@ -122,6 +127,11 @@ class Archive:
         )
         return [SPAN_CODEC.decode(value, where=f"span of run {run_id!r}") for _, value in rows]
 
+    def step_count(self, session_id: str, turn: int) -> int:
+        """How many steps of a turn that has not ended are journaled."""
+        start, stop = step_key(turn, 0), step_key(turn + 1, 0)
+        return len(self._store.scan(stream_of(session_id), Table.STEP, start=start, stop=stop))
+
     def sessions(
         self,
         *,
@@ -175,7 +185,11 @@ class Archive:
 
     def _head_of(self, stream: str) -> SessionHead | None:
         session_id = session_id_of(stream)
-        return self.head(session_id) if session_id is not None else None
+        try:
+            return self.head(session_id) if session_id is not None else None
+        except Corrupt as error:
+            _log.error("left out of a list: %s", error)  # one session that cannot be read must not hide the others
+            return None
 
 
 def _run(session_id: str, key: bytes, value: bytes) -> RunRecord:

@@ -6,6 +6,7 @@ past. What is staged but not durable is always kept, because the store does not 
 
 from collections.abc import Sequence
 
+from ..store.errors import Corrupt
 from .archive import Archive
 from .message import Message
 
@@ -27,13 +28,24 @@ class History:
         self._messages: list[Message] | None = None
         self._tail: list[Message] = []  # behind durable_count, while the rest is not loaded
 
-    def whole(self) -> tuple[Message, ...]:
-        """All messages, staged ones included. Cost: loads them at the first call."""
+    def load(self) -> None:
+        """Read what is not in memory yet, so that `whole` cannot fail.
+
+        Raises:
+            StoreError: it could not be read. Nothing changed.
+        """
         if self._messages is None:
             stored = self._archive.messages(self._session_id, before_seq=self._durable_count + 1)
-            assert len(stored) == self._durable_count, "messages are missing in the store"
+            if len(stored) != self._durable_count:
+                reason = f"{self._durable_count} messages were stored and {len(stored)} are there"
+                raise Corrupt(f"history of session {self._session_id!r}", reason)
             self._messages = stored + self._tail
             self._tail = []
+
+    def whole(self) -> tuple[Message, ...]:
+        """All messages, staged ones included; raises as `load`. Cost: loads them at the first call."""
+        self.load()
+        assert self._messages is not None
         return tuple(self._messages)
 
     def extend(self, staged: Sequence[Message]) -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..store.contract import Index, IndexRow, Row, Table
-from .limits import check_metadata
+from .limits import check_metadata, storable_reason
 from .message import Message, Usage
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
 from .session_records import (
@@ -34,12 +34,13 @@ __all__ = ["Change", "Ledger", "RunEnd"]
 
 
 class Change(Struct, frozen=True):
-    """What `Context.stage` takes."""
+    """What `Context.stage` takes, and the ids of the runs that end with it."""
 
     head: bytes
     rows: tuple[Row, ...]
     index_rows: tuple[IndexRow, ...]
     erase: bool
+    ended: tuple[str, ...]
 
 
 class RunEnd(Struct, frozen=True):
@@ -53,17 +54,29 @@ class RunEnd(Struct, frozen=True):
 
 
 class Ledger:
-    """The staged state of one session. `runs` are those that have not ended, by id."""
+    """The staged state of one session.
 
-    def __init__(self, session_id: str, head: SessionHead | None, open_runs: Iterable[RunRecord] = ()) -> None:
+    Attributes:
+        head: as staged; None where there is no session.
+        runs: those that have not ended, by id.
+        ended: those whose end is staged and not durable yet, which the store still shows as open.
+
+    `steps` is how many steps of the open turn are journaled.
+    """
+
+    def __init__(
+        self, session_id: str, head: SessionHead | None, *, open_runs: Iterable[RunRecord] = (), steps: int = 0
+    ) -> None:
         self._session_id = session_id
         self.head = head
         self.runs = {record.id: record for record in open_runs}
+        self.ended: dict[str, RunRecord] = {}
         self._indexed = head
         self._rows: list[Row] = []
         self._index_rows: list[IndexRow] = []
+        self._ended_now: list[str] = []
         self._erase = False
-        self._steps = 0
+        self._steps = steps
         self._touched = False
 
     # The session ----------------------------------------------------------------------------------------------------
@@ -82,16 +95,15 @@ class Ledger:
             self._touch(at_ms)
         return self.head
 
-    def patch_metadata(self, patch: dict[str, Any], *, at_ms: int) -> dict[str, Any]:
-        """Set the keys of `patch`, remove those whose value is None; the new metadata.
+    def patch_metadata(self, patch: dict[str, Any], defaults: SessionDefaults, *, at_ms: int) -> dict[str, Any]:
+        """Set the keys of `patch`, remove those whose value is None; the new metadata. Makes the session if need be.
 
         Raises:
             ValueError: the whole would be too large. Nothing changed.
         """
-        head = self._existing()
-        merged = {**head.metadata, **patch}
+        merged = {**(defaults if self.head is None else self.head).metadata, **patch}
         metadata = check_metadata({key: value for key, value in merged.items() if value is not None})
-        self.head = replace(head, metadata=metadata)
+        self.head = replace(self.ensure(defaults, at_ms=at_ms), metadata=metadata)
         self._touch(at_ms)
         return metadata
 
@@ -99,8 +111,10 @@ class Ledger:
         """Drop all of it. The stream keeps its epoch and version, so that a late writer is still refused."""
         self.head = None
         self.runs.clear()
+        self.ended.clear()
         self._rows.clear()
         self._index_rows.clear()
+        self._ended_now.clear()
         self._erase = self._touched = True
 
     # Turns ----------------------------------------------------------------------------------------------------------
@@ -142,10 +156,9 @@ class Ledger:
         """The turn that an earlier process left open ends; its journaled steps stay in the store for a later resume."""
         head = self._existing()
         assert head.open_turn is not None, "no turn is open"
-        record = self.runs.get(head.open_turn.run_id)
+        record = self.runs[head.open_turn.run_id]
         self.head = replace(head, open_turn=None)
-        if record is not None:
-            self._end_run(record, RunEnd("interrupted", reason, attempts=record.attempts), at_ms=at_ms)
+        self._end_run(record, RunEnd("interrupted", reason, attempts=record.attempts), at_ms=at_ms)
         self._touch(at_ms)
 
     def append(
@@ -190,7 +203,7 @@ class Ledger:
         Raises:
             InvalidTransition, ValueError: see run_record.advance. Nothing changed.
         """
-        moved = advance(record, end.status, at_ms=at_ms, usage=end.usage, error=end.error)
+        moved = advance(record, end.status, at_ms=at_ms, usage=end.usage, error=_reason(end))
         if moved.is_open:
             self.runs[moved.id] = moved
             self._rows.append(Row(Table.RUN, moved.id.encode(), RUN_CODEC.encode(moved)))
@@ -222,9 +235,10 @@ class Ledger:
             rows=tuple(self._rows),
             index_rows=tuple(index_rows),
             erase=self._erase,
+            ended=tuple(self._ended_now),
         )
         self._indexed = head
-        self._rows, self._index_rows = [], []
+        self._rows, self._index_rows, self._ended_now = [], [], []
         self._erase = self._touched = False
         return change
 
@@ -246,7 +260,7 @@ class Ledger:
 
     def _end_run(self, record: RunRecord, end: RunEnd, *, at_ms: int) -> None:
         ended = advance(
-            record, end.status, at_ms=at_ms, usage=end.usage, error=end.error, attempts=max(end.attempts, 1)
+            record, end.status, at_ms=at_ms, usage=end.usage, error=_reason(end), attempts=max(end.attempts, 1)
         )
         spans = (Row(Table.SPAN, span_key(ended.id, span.number), SPAN_CODEC.encode(span)) for span in end.spans)
         self._rows.extend(spans)
@@ -254,5 +268,11 @@ class Ledger:
 
     def _close_run(self, record: RunRecord) -> None:
         self.runs.pop(record.id, None)
+        self.ended[record.id] = record
+        self._ended_now.append(record.id)
         self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
         self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode(), present=False))
+
+
+def _reason(end: RunEnd) -> str | None:
+    return None if end.error is None else storable_reason(end.error)

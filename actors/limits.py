@@ -19,6 +19,8 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "METADATA_BYTES_MAX",
     "OWNER_BYTES_MAX",
+    "REASON_CHARACTERS_MAX",
+    "RUN_ID_BYTES_MAX",
     "SESSION_ID_BYTES_MAX",
     "TAGS_MAX",
     "TAG_BYTES_MAX",
@@ -29,9 +31,12 @@ __all__ = [
     "check_message_size",
     "check_metadata",
     "check_owner",
+    "check_run_id",
     "check_session_id",
+    "check_tag",
     "check_tags",
     "json_copy",
+    "storable_reason",
 ]
 
 SESSION_ID_BYTES_MAX = 200
@@ -58,6 +63,12 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 TOOL_RESULT_BYTES_MAX = 1024 * 1024
 """UTF-8 bytes of text. A quarter of a message; more than any model reads at once."""
 
+RUN_ID_BYTES_MAX = 60
+"""UTF-8 bytes. A run id and a span's number are a row's key, of which the store takes 64 bytes."""
+
+REASON_CHARACTERS_MAX = 2_000
+"""Of why a run failed: enough to see what happened; some exceptions quote whole documents."""
+
 JSON_DEPTH_MAX = 32
 """Lists and objects inside each other. Deeper ones are a mistake, most often a value that contains itself."""
 
@@ -69,9 +80,9 @@ def check_session_id(value: object) -> str:
     return _check_name("session id", value, bytes_max=SESSION_ID_BYTES_MAX)
 
 
-def check_agent_name(value: object) -> str:
-    """An agent's name: 1 to 200 bytes of UTF-8 without control characters."""
-    return _check_name("agent name", value, bytes_max=AGENT_NAME_BYTES_MAX)
+def check_agent_name(value: object, *, what: str = "agent name") -> str:
+    """An agent's name: 1 to 200 bytes of UTF-8 without control characters. `what` is its name in errors."""
+    return _check_name(what, value, bytes_max=AGENT_NAME_BYTES_MAX)
 
 
 def check_owner(value: object) -> str | None:
@@ -82,6 +93,16 @@ def check_owner(value: object) -> str | None:
 def check_author(value: object) -> str | None:
     """A message's author: None, or 1 to 200 bytes of UTF-8 without control characters."""
     return None if value is None else _check_name("author", value, bytes_max=AGENT_NAME_BYTES_MAX)
+
+
+def check_run_id(value: object) -> str:
+    """A run's id: 1 to 60 bytes of UTF-8 without control characters."""
+    return _check_name("run id", value, bytes_max=RUN_ID_BYTES_MAX)
+
+
+def check_tag(value: object) -> str | None:
+    """One tag to look for: None, or 1 to 100 bytes of UTF-8 without control characters."""
+    return None if value is None else _check_name("tag", value, bytes_max=TAG_BYTES_MAX)
 
 
 def check_tags(value: object) -> tuple[str, ...]:
@@ -137,6 +158,12 @@ def check_limit(value: object, *, maximum: int | None = None) -> int | None:
     if value < 1 or (maximum is not None and value > maximum):
         raise ValueError(f"limit must be from 1{upper}, not {value}")
     return value
+
+
+def storable_reason(text: str) -> str:
+    """The text, cut to 2 000 characters, each half of a character in it replaced by a question mark: why a run failed
+    must be storable whatever an exception says."""
+    return text[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()
 
 
 def json_copy(value: object, where: str) -> Any:

@@ -9,6 +9,7 @@ turns are asked again by the kernel, in their order. A head that an earlier proc
 interrupted.
 """
 
+import logging
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from ..runtime.actor import Actor, handles
 from ..runtime.context import Context, Ticket
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned
+from ..store.errors import Corrupt
 from .archive import Archive
 from .errors import Busy, InvalidTransition, StaleTurn, TooLarge, UnknownRun, UnknownSession
 from .history import History
@@ -43,10 +45,12 @@ from .session_messages import (
     RecordStep,
     Settled,
 )
-from .session_records import SessionHead
+from .session_records import SessionHead, copy_metadata
 from .turns import Entry, Granted, Queued, Turn, TurnQueue
 
 __all__ = ["SessionActor"]
+
+_log = logging.getLogger("callboard.session")
 
 INTERRUPTED = "the process ended before the run did"
 
@@ -64,13 +68,15 @@ class SessionActor(Actor):
     def load(self, context: Context) -> None:
         self.archive = Archive(context.store)
         head = self.archive.head(self.id.key)
-        self.visible: SessionHead | None = head
-        self.ledger = Ledger(self.id.key, head)
         self.history = History(self.archive, self.id.key, durable_count=head.message_count if head is not None else 0)
+        # What everybody sees: head and history as of the last durable commit.
+        self.visible: SessionHead | None = head
+        self.visible_history = self.history
         if head is None:
+            self.ledger = Ledger(self.id.key, None)
             return
-        open_ids = head.open_runs if head.open_turn is None else (*head.open_runs, head.open_turn.run_id)
-        self.ledger.runs.update({id: self.archive.run(self.id.key, id) for id in open_ids})
+        steps = self.archive.step_count(self.id.key, head.open_turn.number) if head.open_turn is not None else 0
+        self.ledger = Ledger(self.id.key, head, open_runs=self._open_runs(head), steps=steps)
         self.turns.restore(head.last_turn)
         assert context.stored is not None
         if context.stored.epoch >> 32 != context.epoch >> 32:
@@ -83,6 +89,7 @@ class SessionActor(Actor):
     @handles(BeginTurn, retryable=True, on_cancel="cancel")
     def begin_turn(self, message: BeginTurn, context: Context) -> Ticket:
         """Grant a turn, or let it queue, as the overlap policy says."""
+        self.history.load()  # a store that cannot be read refuses here, while nothing has changed yet
         ticket = context.defer()
         entry: Entry[Waiting | None] = Entry(message.run.id, (ticket, message))
         outcome = self.turns.offer(entry, message.overlap)
@@ -126,7 +133,7 @@ class SessionActor(Actor):
         """Give up a run's place in the queue, or its running turn."""
         running = self.turns.running
         if running is not None and running.entry.run_id == message.run_id:
-            end = RunEnd("cancelled", message.reason, attempts=self.ledger.runs[message.run_id].attempts)
+            end = RunEnd(message.status, message.reason, attempts=self.ledger.runs[message.run_id].attempts)
             self.ledger.close_turn(end, (), at_ms=context.wall_ms())
             self._advance_turns(running.number, context)
             return True
@@ -182,9 +189,8 @@ class SessionActor(Actor):
     @handles(PatchMetadata)
     def patch_metadata(self, message: PatchMetadata, context: Context) -> dict[str, Any]:
         """Set and remove keys; does not wait for a running turn."""
-        self.ledger.ensure(message.defaults, at_ms=context.wall_ms())
         try:
-            metadata = self.ledger.patch_metadata(message.patch, at_ms=context.wall_ms())
+            metadata = self.ledger.patch_metadata(message.patch, message.defaults, at_ms=context.wall_ms())
         except ValueError as error:
             raise TooLarge(str(error)) from error
         self._stage(context)
@@ -204,9 +210,11 @@ class SessionActor(Actor):
     @handles(MoveRun)
     def move_run(self, message: MoveRun, context: Context) -> RunRecord:
         """Move a run made by hand along the table of run_record.py."""
-        record = self.ledger.runs.get(message.run_id) or self.archive.run(self.id.key, message.run_id)
-        if not record.manual:
-            raise InvalidTransition(record.id, status=record.status, wanted=message.end.status)
+        record = self.ledger.runs.get(message.run_id)
+        if record is None or not record.manual:
+            # Not open: what the archive says of it may be older than an end that is on its way to the disk.
+            ended = record or self.ledger.ended.get(message.run_id) or self.archive.run(self.id.key, message.run_id)
+            raise InvalidTransition(ended.id, status=ended.status, wanted=message.end.status)
         moved = self.ledger.move_run(record, message.end, at_ms=context.wall_ms())
         self._stage(context)
         return moved
@@ -222,14 +230,14 @@ class SessionActor(Actor):
         count = self.visible.message_count if self.visible is not None else 0
         end = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
         start = 0 if message.limit is None else max(0, end - message.limit)
-        return self.history.read(start, end)
+        return self.visible_history.read(start, end)
 
     @handles(ReadRuns, gated=False)
     def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
         stored = self.archive.runs(self.id.key, limit=message.limit)
         records = {record.id: self.ledger.runs.get(record.id, record) for record in stored}
         records.update(self.ledger.runs)
-        runs = list(records.values())
+        runs = sorted(records.values(), key=lambda record: record.id)  # as the archive has them: by their making
         return runs if message.limit is None else runs[-message.limit :]
 
     @handles(ReadRun, gated=False)
@@ -264,7 +272,7 @@ class SessionActor(Actor):
                 continue
             self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
             assert self.ledger.head is not None
-            ticket.reply(Grant(granted.number, self.history.whole(), self.ledger.head.metadata))
+            ticket.reply(Grant(granted.number, self.history.whole(), copy_metadata(self.ledger.head.metadata)))
             break
         self._stage(context)
 
@@ -283,14 +291,18 @@ class SessionActor(Actor):
 
     def _closed_before(self, message: CloseTurn) -> list[Message]:
         """The answer to a CloseTurn that was carried out before; raises StaleTurn where it never was."""
+        stale = StaleTurn(f"turn {message.turn} is over: what run {message.run_id!r} sent came too late")
         try:
-            record = self.archive.run(self.id.key, message.run_id)
+            # The first answer may have been lost while the turn's end was, and is, on its way to the disk.
+            record = self.ledger.ended.get(message.run_id) or self.archive.run(self.id.key, message.run_id)
         except UnknownRun:
-            record = None
-        if record is None or record.turn != message.turn or record.status != message.end.status:
-            raise StaleTurn(f"turn {message.turn} is over: what run {message.run_id!r} sent came too late")
-        count = record.last_seq - record.first_seq + 1 if record.first_seq else 0
-        return self.archive.messages(self.id.key, limit=count, before_seq=record.last_seq + 1) if count else []
+            raise stale from None
+        if record.turn != message.turn or record.status != message.end.status:
+            raise stale
+        stored = self.history.whole()[record.first_seq - 1 : record.last_seq] if record.first_seq else ()
+        if any(each.run_id != record.id for each in stored) or len(stored) != len(message.messages):
+            raise stale  # deleted and begun anew
+        return list(stored)
 
     def _withdraw(self, entry_id: str, reason: str) -> bool:
         entry = self.turns.withdraw(entry_id)
@@ -300,6 +312,21 @@ class SessionActor(Actor):
         assert entry.payload is not None
         entry.payload[0].fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
         return True
+
+    def _open_runs(self, head: SessionHead) -> list[RunRecord]:
+        """The runs that the head calls open; one that cannot be read is replaced, that it can be closed."""
+        turn = head.open_turn
+        open_ids = head.open_runs if turn is None else (*head.open_runs, turn.run_id)
+        records: list[RunRecord] = []
+        for run_id in open_ids:
+            try:
+                records.append(self.archive.run(self.id.key, run_id))
+            except (UnknownRun, Corrupt) as error:
+                _log.error("an open run is lost, an empty record takes its place: %s", error)
+                manual, at_ms = run_id in head.open_runs, head.updated_at_ms
+                lost = RunRecord(id=run_id, session_id=self.id.key, created_at_ms=at_ms, manual=manual)
+                records.append(replace(lost, status="running", turn=turn.number if turn and not manual else 0))
+        return records
 
     def _interrupt_all(self, context: Context) -> None:
         """Mark what an earlier process left running."""
@@ -317,10 +344,12 @@ class SessionActor(Actor):
         if change is None:
             return
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
-        head = self.ledger.head
+        head, history = self.ledger.head, self.history  # of now: a delete may put others in their places
 
         def durable() -> None:
-            self.visible = head
-            self.history.durable(head.message_count if head is not None else 0)
+            self.visible, self.visible_history = head, history
+            history.durable(head.message_count if head is not None else 0)
+            for run_id in change.ended:
+                self.ledger.ended.pop(run_id, None)
 
         context.after_commit(durable)

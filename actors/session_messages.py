@@ -94,10 +94,14 @@ class CloseTurn(Request[list[Message]], frozen=True):
 
 
 class CancelTurn(Request[bool], frozen=True):
-    """The run needs no turn any more: taken out of the queue, or its running turn is ended as cancelled."""
+    """The run needs no turn any more: taken out of the queue, or its running turn is ended with this status.
+
+    Answered with whether there was one. Sent again, it does no harm.
+    """
 
     run_id: str
     reason: str
+    status: Literal["failed", "cancelled", "interrupted"] = "cancelled"
 
 
 class Append(Request[list[Message]], frozen=True):

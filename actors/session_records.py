@@ -16,6 +16,7 @@ Numbers are big-endian, so that byte order is their order.
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from ..store.contract import Index, IndexRow
@@ -34,6 +35,7 @@ __all__ = [
     "SessionDefaults",
     "SessionHead",
     "Step",
+    "copy_metadata",
     "index_changes",
     "index_prefix",
     "message_key",
@@ -104,6 +106,11 @@ MESSAGE_CODEC = Codec(Message)
 RUN_CODEC = Codec(RunRecord)
 SPAN_CODEC = Codec(SpanRecord)
 STEP_CODEC = Codec(Step)
+
+
+def copy_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy, for those outside of the session: what they change in it must not reach the session's own."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(metadata), type=dict[str, Any]) if metadata else {}
 
 
 def stream_of(session_id: str) -> str:

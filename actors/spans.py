@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from .limits import storable_reason
 from .message import Usage
 from .run_record import SpanKind, SpanRecord
 
@@ -27,7 +28,7 @@ class LiveSpan:
     def fail(self, reason: str) -> None:
         """It ended as an error."""
         self.failed = True
-        self.attributes["error"] = reason
+        self.attributes["error"] = storable_reason(reason)
 
 
 class SpanLog:
