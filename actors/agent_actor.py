@@ -4,14 +4,20 @@
                                           └──► Answered(error) ─────────────────────────────────────► the caller's error
 
 BeginTurn leaves in the handler of StartRun itself, so the order in which callers come is the order of their turns.
+
+A turn that is not known to be over must be ended, or its session would wait for ever: CancelTurn is sent until the
+session has it stored.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from ..runtime.actor import Actor, handles
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
+from ..runtime.errors import Failed, Unknown
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded
 from ..store.errors import CallboardError
@@ -40,6 +46,20 @@ class StartRun(Request[Reply], frozen=True):
 
     def size_bytes(self) -> int:
         return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in self.input)
+
+
+class _Begin(Struct, frozen=True):
+    """The tag of a BeginTurn."""
+
+    run_id: str
+    session_id: str
+
+
+class _End(Struct, frozen=True):
+    """The tag of a CancelTurn."""
+
+    session_id: str
+    cancel: CancelTurn
 
 
 @dataclass(slots=True)
@@ -76,23 +96,19 @@ class AgentActor(Actor):
             model=self.spec.settings.model or self.spec.model.name,
         )
         begin = BeginTurn(run, message.overlap, message.defaults)
-        begin_tag = (message.run_id, message.session_id)
-        context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=begin_tag)
+        tag = _Begin(message.run_id, message.session_id)
+        context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=tag)
         return ticket
 
     @handles(Answered)
-    def turn_answered(self, signal: Answered, context: Context) -> None:
-        """The session granted the turn, or did not."""
-        run_id, session_id = signal.tag
-        live = self.live.get(run_id)
-        if live is None:
-            if isinstance(signal.value, Grant):  # given up meanwhile, here or by an activation that crashed
-                context.tell(ActorId(SESSION_KIND, session_id), CancelTurn(run_id, "the agent gave the run up"))
-        elif signal.error is not None:
-            del self.live[run_id]
-            live.ticket.fail(signal.error)
-        else:
-            self._begin(run_id, signal.value, context)
+    def answered(self, signal: Answered, context: Context) -> None:
+        """The session granted the turn, or did not; or it ended one."""
+        tag: _Begin | _End = signal.tag
+        if isinstance(tag, _Begin):
+            self._turn_answered(tag, signal, context)
+        elif isinstance(signal.error, Failed | Unknown):
+            # Not stored, or nobody knows. No pause of our own: the session takes the next message when it has reloaded.
+            self._end_turn(tag.session_id, tag.cancel, context)
 
     @handles(ChildEnded)
     def run_ended(self, signal: ChildEnded, context: Context) -> None:
@@ -109,8 +125,10 @@ class AgentActor(Actor):
             failure = RunFailed(signal.tag, f"the run crashed with {signal.error!r}")
             failure.__cause__ = signal.error
             live.ticket.fail(failure)
-            if live.request.session_id is not None:
-                context.tell(ActorId(SESSION_KIND, live.request.session_id), CancelTurn(signal.tag, failure.reason))
+        execution, session_id = live.execution, live.request.session_id
+        assert execution is not None
+        if session_id is not None and not execution.turn_over:
+            self._end_turn(session_id, CancelTurn(signal.tag, str(signal.error), execution.end_status), context)
 
     @handles(Abandoned)
     def abandoned(self, signal: Abandoned, context: Context) -> None:
@@ -126,7 +144,24 @@ class AgentActor(Actor):
         else:
             del self.live[message.run_id]
             assert message.session_id is not None
-            context.tell(ActorId(SESSION_KIND, message.session_id), CancelTurn(message.run_id, "the caller went away"))
+            self._end_turn(message.session_id, CancelTurn(message.run_id, "the caller went away"), context)
+
+    def _turn_answered(self, tag: _Begin, signal: Answered, context: Context) -> None:
+        live = self.live.get(tag.run_id)
+        granted = isinstance(signal.value, Grant)
+        if live is not None and granted:
+            self._begin(tag.run_id, signal.value, context)
+            return
+        if live is not None:
+            assert signal.error is not None
+            del self.live[tag.run_id]
+            live.ticket.fail(signal.error)
+        if granted or isinstance(signal.error, Unknown):
+            # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it.
+            self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up"), context)
+
+    def _end_turn(self, session_id: str, cancel: CancelTurn, context: Context) -> None:
+        context.request(ActorId(SESSION_KIND, session_id), cancel, tag=_End(session_id, cancel))
 
     def _begin(self, run_id: str, grant: Grant, context: Context) -> None:
         live = self.live[run_id]

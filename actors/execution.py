@@ -7,12 +7,13 @@
                        permanent ModelError, or the attempts are spent ──► close the turn as failed
 
 Whatever happens, the turn is closed: cancelled from outside it is closed as cancelled or interrupted, behind a shield.
+Where the store does not even take that in time, `turn_over` is left False, and it is the agent's actor that goes on.
 """
 
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -20,11 +21,11 @@ from msgspec.structs import replace
 
 from ..runtime.budget import Backoff
 from ..runtime.envelope import Request
-from ..runtime.errors import Failed, Unknown
+from ..runtime.errors import Failed, Rejected, Unknown
 from ..runtime.ref import Ref
 from ..store.errors import CallboardError, StoreError
-from .conversation import repair
-from .errors import ModelError, RateLimited, RunFailed, StaleTurn
+from .conversation import as_message, repair
+from .errors import BadResponse, ModelError, RateLimited, RunFailed, StaleTurn
 from .instructions import InstructionContext, Instructions, render
 from .ledger import RunEnd
 from .message import Message, ToolCall, Usage
@@ -37,7 +38,7 @@ from .session_records import Step
 from .spans import SpanLog
 from .tools import ToolContext, ToolSet
 
-__all__ = ["AgentSpec", "Execution", "RunPolicy"]
+__all__ = ["AgentSpec", "Execution", "RunPolicy", "persist"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -80,7 +81,8 @@ class AgentSpec:
 class Execution:
     """One run of one agent. `session` is None for a run without a session, which is not stored.
 
-    `stop_status` is what the run becomes if it is cancelled, `stop_reason` why.
+    `stop_status` is what the run becomes if it is cancelled, `stop_reason` why. `turn_over` says whether the session
+    knows that the turn has ended; where it does not, it should end with `end_status`.
     """
 
     spec: AgentSpec
@@ -90,8 +92,10 @@ class Execution:
     grant: Grant
     input: tuple[Message, ...]
     wall_ms: Callable[[], int]
-    stop_status: RunStatus = "interrupted"
+    stop_status: Literal["cancelled", "interrupted"] = "interrupted"
     stop_reason: str = "the runtime was closed"
+    turn_over: bool = False
+    end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
     steps: list[Step] = field(default_factory=lambda: list[Step]())
@@ -105,6 +109,7 @@ class Execution:
 
         Raises:
             RunFailed: history is as before the turn, the run is marked failed.
+            Unknown: there was an answer, and nobody can tell whether it was stored.
 
         Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S.
         """
@@ -120,6 +125,7 @@ class Execution:
             raise RunFailed(self.run_id, reason) from None
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
+                self.end_status = self.stop_status
                 await self._fail(self.stop_status, self.stop_reason)
             raise
         except RunFailed as failure:
@@ -201,6 +207,7 @@ class Execution:
             on_delta = self._emit if self.run_id in self.spec.listeners else None
             answer = await self.spec.model.complete(request, on_delta=on_delta)
             self.usage = self.usage + answer.usage
+            answer = _checked(answer)
             span.usage = answer.usage
             span.attributes.update(finish_reason=answer.finish_reason, attempt=self.attempt)
             if answer.request_id is not None:
@@ -240,6 +247,8 @@ class Execution:
         messages = (*self.input, *by_agent)
         try:
             stored = await self._close("completed", None, messages)
+        except Unknown:
+            raise
         except CallboardError as error:
             raise RunFailed(self.run_id, f"the answer came, but its turn could not be stored: {error}") from error
         return Reply(
@@ -263,15 +272,22 @@ class Execution:
 
     async def _close(self, status: RunStatus, error: str | None, messages: tuple[Message, ...]) -> list[Message]:
         if self.session is None:
+            self.turn_over = True
             return list(messages)
         end = RunEnd(status, error, self.usage, self.attempt, self.spans.finished())
         session, turn = self.session, self.grant.turn
-        return await _persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
+        try:
+            stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
+        except StaleTurn:
+            self.turn_over = True
+            raise
+        self.turn_over = True
+        return stored
 
     async def _ask_session(self, message: Request[Any]) -> None:
         if self.session is not None:
             session = self.session
-            await _persist(lambda: session.ask(message))
+            await persist(lambda: session.ask(message))
 
     async def _note(self, status: RunStatus, error: str | None) -> None:
         if self.session is not None:
@@ -288,21 +304,45 @@ class Execution:
             listener(event)
 
 
-async def _persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
-    """Send until the store has it. The messages sent so are safe to repeat: a session knows what it has had."""
+async def persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
+    """Send until the store has it. The messages sent so are safe to repeat: a session knows what it has had.
+
+    Raises:
+        Unknown: it may be stored: a try before the last one ended so, and no later one could tell.
+        CallboardError: the answer of the last try. Nothing is stored.
+    """
     backoff = Backoff(first_s=0.05, max_s=2.0)
     give_up_at = anyio.current_time() + CLOSE_TIMEOUT_S
     failures = 0
+    uncertain = False
     while True:
         try:
             return await send()
-        except (Failed, Unknown) as error:
+        except (Failed, Unknown, Rejected) as error:
             failures += 1
             delay_s = backoff.delay_s(failures, random.random())
+            uncertain = uncertain or isinstance(error, Unknown)
             outage = isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)
             if not outage or anyio.current_time() + delay_s > give_up_at:
+                if uncertain and not isinstance(error, Unknown):
+                    raise Unknown(f"the request may have been stored, and asked again: {error}") from error
                 raise
         await anyio.sleep(delay_s)
+
+
+def _checked(answer: ModelAnswer) -> ModelAnswer:
+    """The answer. What could not be stored or sent back is refused: it would spoil the session for all turns to come.
+
+    Raises:
+        BadResponse: it is no message of an assistant.
+    """
+    try:
+        message = as_message(answer.message, where="the model's answer")
+    except (TypeError, ValueError) as error:
+        raise BadResponse(f"the model's answer cannot be used: {error}") from error
+    if message.role != "assistant":
+        raise BadResponse(f"the model's answer has the role {message.role!r} instead of 'assistant'")
+    return replace(answer, message=message)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The runtime with conversations installed: the kernel, sessions, agents, and the sweep at start-up."""
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -10,22 +11,24 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from ..runtime.budget import RestartPolicy
-from ..runtime.errors import UnknownActor
+from ..runtime.errors import ActorFailed, UnknownActor
 from ..runtime.identity import ActorId
 from ..runtime.ref import Ref
 from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
 from ..store.contract import Store
+from ..store.errors import CallboardError, StoreError
 from ..store.lmdb_store import LmdbStore
 from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
 from .archive import Archive
-from .execution import AgentSpec
+from .execution import AgentSpec, persist
 from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
 
 __all__ = ["Runtime"]
+
+_log = logging.getLogger("callboard.runtime")
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are put right side by side at start-up: enough to share each commit, few enough to stay small."""
@@ -75,8 +78,7 @@ class Runtime(Kernel):
         super().__init__(open_store, drain_timeout_s=drain_timeout_s)
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
-        # A session that cannot be loaded is one user's loss; it must not wait behind a backoff of many seconds.
-        self.register(SESSION_KIND, SessionActor, restart=RestartPolicy())
+        self.register(SESSION_KIND, SessionActor)
         self.register(AGENT_KIND, self._make_agent, durable=False)
 
     def session_actor(self, session_id: str) -> Ref:
@@ -94,17 +96,32 @@ class Runtime(Kernel):
         return f"{name}#{next(self._agents)}"
 
     async def recover(self) -> None:
-        """Mark every run that an earlier process left open."""
+        """Mark every run that an earlier process left open. A session that cannot be read is logged and left as it is.
+
+        Raises:
+            StoreError: the store does not take it, for 30 s.
+        """
         limiter = anyio.CapacityLimiter(RECOVERIES_AT_ONCE)
+        failures: list[CallboardError] = []
 
         async def put_right(session_id: str) -> None:
+            session = self.session_actor(session_id)
             async with limiter:
-                # Loading is what marks them; the answer comes when that is durable.
-                await self.session_actor(session_id).ask(Settled())
+                try:
+                    # Loading is what marks them; the answer comes when that is durable.
+                    await persist(lambda: session.ask(Settled()))
+                except ActorFailed as error:
+                    # One user's loss, which must not shut out all others.
+                    _log.error("runs of session %r stay open, it cannot be loaded: %s", session_id, error)
+                except CallboardError as error:
+                    failures.append(error)
 
         async with anyio.create_task_group() as tasks:
             for session_id in Archive(self.store).with_open_runs():
                 tasks.start_soon(put_right, session_id)
+        if failures:
+            cause = failures[0].__cause__
+            raise cause if isinstance(cause, StoreError) else failures[0]
 
     def _make_agent(self, id: ActorId) -> AgentActor:
         spec = self._specs.get(id.key)

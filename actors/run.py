@@ -48,8 +48,10 @@ class Run:
 
     async def complete(self, *, tokens_used: int = 0, usage: Usage | None = None) -> None:
         """It has ended well. Give `usage`, or only the sum of tokens."""
-        if tokens_used < 0:
-            raise ValueError(f"tokens_used is a number from 0, not {tokens_used}")
+        if type(tokens_used) is not int or tokens_used < 0:
+            raise ValueError(f"tokens_used is a whole number from 0, not {tokens_used!r}")
+        if usage is not None and not isinstance(usage, Usage):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"usage must be a Usage, not {usage!r}")
         await self._move(RunEnd("completed", usage=usage or Usage(total_tokens=tokens_used)))
 
     async def fail(self, error: BaseException | str) -> None:
@@ -61,6 +63,8 @@ class Run:
 
     async def cancel(self, reason: str = "cancelled by hand") -> None:
         """It was given up."""
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"a reason must be a string, not {reason!r}")
         await self._move(RunEnd("cancelled", reason))
 
     async def refresh(self) -> None:

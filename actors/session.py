@@ -5,12 +5,22 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..runtime.ref import Ref
 from .conversation import as_chat_dict, as_message, as_messages, repair
 from .errors import UnknownSession
 from .host import Runtime
 from .ids import new_id
-from .limits import check_agent_name, check_limit, check_metadata, check_owner, check_session_id, check_tags
+from .limits import (
+    check_agent_name,
+    check_limit,
+    check_metadata,
+    check_owner,
+    check_run_id,
+    check_session_id,
+    check_tags,
+)
 from .message import Message, Part, Role
 from .reentry import check_not_held
 from .run import Run
@@ -26,7 +36,7 @@ from .session_messages import (
     ReadRuns,
     ReadSpans,
 )
-from .session_records import SessionDefaults, SessionHead
+from .session_records import SessionDefaults, SessionHead, copy_metadata
 
 __all__ = ["Session"]
 
@@ -88,6 +98,8 @@ class Session:
     async def messages(self, *, limit: int | None = None, before_seq: int | None = None) -> list[Message]:
         """The latest messages, or those before a place; oldest first, at most `limit`. Waits for no turn."""
         check_limit(limit)
+        if before_seq is not None and type(before_seq) is not int:
+            raise TypeError(f"before_seq must be a message's seq, a whole number, not {before_seq!r}")
         return await self._ref.ask(ReadMessages(limit, before_seq))
 
     async def messages_for_llm(self) -> list[dict[str, Any]]:
@@ -106,6 +118,8 @@ class Session:
         """A run that you drive by hand; it is "queued" until `start`."""
         if agent:
             check_agent_name(agent)
+        if model:
+            check_agent_name(model, what="model")
         record = RunRecord(
             id=new_id("run", time.time_ns() // 1_000_000),
             session_id=self.id,
@@ -127,11 +141,11 @@ class Session:
         Raises:
             UnknownRun: there is none of this id.
         """
-        return await self._ref.ask(ReadRun(run_id))
+        return await self._ref.ask(ReadRun(check_run_id(run_id)))
 
     async def spans(self, run_id: str) -> list[SpanRecord]:
         """The model calls and tool calls of a run that has ended, in the order of their starts."""
-        return await self._ref.ask(ReadSpans(run_id))
+        return await self._ref.ask(ReadSpans(check_run_id(run_id)))
 
     # The session itself ---------------------------------------------------------------------------------------------
 
@@ -144,13 +158,12 @@ class Session:
         head = await self._ref.ask(ReadHead())
         if head is None:
             raise UnknownSession(f"there is no session {self.id!r} yet: its first message makes it")
-        return head
+        return replace(head, metadata=copy_metadata(head.metadata))
 
     async def metadata(self) -> dict[str, Any]:
         """The metadata; before the first write, what the session will be made with."""
         head = await self._ref.ask(ReadHead())
-        # A copy: what a caller changes in it must not reach the session's own.
-        return check_metadata(head.metadata if head is not None else self.defaults.metadata)
+        return copy_metadata(head.metadata if head is not None else self.defaults.metadata)
 
     async def update_metadata(self, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Set these keys and remove those whose value is None; the new metadata. Waits for no turn.
@@ -159,7 +172,7 @@ class Session:
             TypeError, ValueError: a value is not JSON.
             TooLarge: the whole would be larger than 64 KiB. Nothing was changed.
         """
-        return await self._ref.ask(PatchMetadata(check_metadata(patch, what="patch"), self.defaults))
+        return copy_metadata(await self._ref.ask(PatchMetadata(check_metadata(patch, what="patch"), self.defaults)))
 
     async def delete(self) -> bool:
         """Drop the session with all its content, at once; False where there was none.

@@ -6,7 +6,7 @@ from typing import Any
 
 from .archive import Archive, SessionPage
 from .host import Runtime
-from .limits import check_limit, check_owner, check_session_id
+from .limits import check_limit, check_owner, check_session_id, check_tag
 from .session import Session
 from .session_messages import CreateSession, ReadHead
 
@@ -68,7 +68,7 @@ class SessionManager:
                 raise ValueError("updated_after needs a time zone: datetime.now(timezone.utc), not datetime.now()")
             updated_after = int(updated_after.timestamp() * 1000)
         return Archive(self._runtime.store).sessions(
-            owner=check_owner(owner), tag=tag, updated_after_ms=updated_after, limit=limit, cursor=cursor
+            owner=check_owner(owner), tag=check_tag(tag), updated_after_ms=updated_after, limit=limit, cursor=cursor
         )
 
     async def delete(self, id: str) -> bool:
