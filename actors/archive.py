@@ -125,7 +125,8 @@ class Archive:
         rows = self._store.scan(
             stream_of(session_id), Table.SPAN, start=span_key(run_id, 0), stop=span_key(run_id, _SPANS_MAX)
         )
-        return [SPAN_CODEC.decode(value, where=f"span of run {run_id!r}") for _, value in rows]
+        spans = [SPAN_CODEC.decode(value, where=f"span of run {run_id!r}") for _, value in rows]
+        return [span for span in spans if span.run_id == run_id]  # not those of an id that only begins like this one
 
     def step_count(self, session_id: str, turn: int) -> int:
         """How many steps of a turn that has not ended are journaled."""

@@ -1,0 +1,123 @@
+"""History is the store's messages and behind them those that are staged, whenever either of them is read."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from callboard import Corrupt, Message, StoreUnavailable
+from callboard.actors.archive import Archive
+from callboard.actors.history import History
+from callboard.actors.session_records import MESSAGE_CODEC, message_key, stream_of
+from callboard.store import Batch, MemoryStore, Row, Table
+
+
+def message(seq: int) -> Message:
+    return Message(role="user", content=f"text {seq}", seq=seq)
+
+
+class CountingStore(MemoryStore):
+    """Counts the rows that were read."""
+
+    rows_read = 0
+
+    def scan(
+        self,
+        stream: str,
+        table: Table,
+        *,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[tuple[bytes, bytes]]:
+        rows = super().scan(stream, table, start=start, stop=stop, limit=limit, newest_first=newest_first)
+        self.rows_read += len(rows)
+        return rows
+
+
+class Stored:
+    """A history over a store, to which what was staged is committed on demand."""
+
+    def __init__(self, count: int) -> None:
+        self.store = CountingStore()
+        self.on_disk = self.staged = self._version = 0
+        self.history = History(Archive(self.store), "s", durable_count=0)
+        self.extend(count)
+        self.commit(count)
+        self.history = History(Archive(self.store), "s", durable_count=count)
+
+    def extend(self, count: int) -> None:
+        self.history.extend([message(self.staged + n) for n in range(1, count + 1)])
+        self.staged += count
+
+    def commit(self, count: int) -> None:
+        """`count` messages reach the disk; the history hears of it by `durable`."""
+        seqs = range(self.on_disk + 1, self.on_disk + count + 1)
+        rows = tuple(Row(Table.MESSAGE, message_key(seq), MESSAGE_CODEC.encode(message(seq))) for seq in seqs)
+        assert self.store.commit([Batch(stream_of("s"), 1, self._version, rows=rows)]) == [None]
+        self._version += 1
+        self.on_disk += count
+
+
+@given(
+    st.integers(0, 4),
+    st.lists(st.sampled_from(["stage", "write", "durable", "read", "whole"]), max_size=25),
+)
+def test_history_has_every_message_once_in_order_whatever_is_loaded_or_durable(count: int, ops: list[str]) -> None:
+    stored = Stored(count)
+    told = count
+    for op in ops:
+        if op == "stage":
+            stored.extend(2)
+        elif op == "write" and stored.on_disk < stored.staged:
+            stored.commit(1)
+        elif op == "durable":
+            told = stored.on_disk
+            stored.history.durable(told)
+        elif op == "whole":
+            assert stored.history.whole() == tuple(message(seq) for seq in range(1, stored.staged + 1))
+        else:
+            start = told // 2
+            assert stored.history.read(start, told) == [message(seq) for seq in range(start + 1, told + 1)]
+
+    assert stored.history.whole() == tuple(message(seq) for seq in range(1, stored.staged + 1))
+
+
+def test_reading_the_end_of_a_long_history_reads_only_the_end() -> None:
+    stored = Stored(100)
+
+    assert [each.seq for each in stored.history.read(97, 100)] == [98, 99, 100]
+    assert stored.store.rows_read == 3
+
+
+def test_empty_range_reads_nothing() -> None:
+    stored = Stored(3)
+    stored.store.fail_next_read(StoreUnavailable("not to be read"))
+
+    assert stored.history.read(2, 2) == []
+    assert stored.history.read(3, 1) == []
+
+
+def test_read_that_failed_can_be_tried_again() -> None:
+    stored = Stored(3)
+    stored.extend(1)
+    stored.store.fail_next_read(StoreUnavailable("for now"))
+    with pytest.raises(StoreUnavailable):
+        stored.history.load()
+
+    assert [each.seq for each in stored.history.whole()] == [1, 2, 3, 4]
+
+
+def test_messages_that_are_gone_are_reported_and_not_passed_over() -> None:
+    stored = Stored(3)
+    history = History(Archive(stored.store), "s", durable_count=4)
+
+    with pytest.raises(Corrupt, match="4 messages were stored and 3 are there"):
+        history.whole()
+
+
+def test_what_whole_gave_is_not_changed_by_what_comes_later() -> None:
+    stored = Stored(1)
+    before = stored.history.whole()
+    stored.extend(1)
+
+    assert len(before) == 1
