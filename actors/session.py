@@ -66,9 +66,9 @@ class Session:
         owner: str | None = None,
         tags: Iterable[str] = (),
     ) -> None:
-        self.id = check_session_id(id)
+        self.id: str = check_session_id(id)
         self.runtime = runtime
-        self.defaults = SessionDefaults(check_owner(owner), check_tags(tags), check_metadata(metadata or {}))
+        self.defaults: SessionDefaults = SessionDefaults(check_owner(owner), check_tags(tags), check_metadata(metadata or {}))
         self._ref: Ref = runtime.session_actor(id)
 
     def __repr__(self) -> str:

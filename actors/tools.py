@@ -82,8 +82,8 @@ class Tool:
         if description is None:
             description = _first_paragraph(function)
         arguments = _arguments_struct(parameters)
-        self.function = function
-        self.schema = ToolSchema(name, description, _arguments_schema(arguments, parameters))
+        self.function: ToolFunction = function
+        self.schema: ToolSchema = ToolSchema(name, description, _arguments_schema(arguments, parameters))
         self._decoder = msgspec.json.Decoder(arguments)
         self._is_async = inspect.iscoroutinefunction(function)
 
