@@ -68,7 +68,9 @@ class Session:
     ) -> None:
         self.id: str = check_session_id(id)
         self.runtime = runtime
-        self.defaults: SessionDefaults = SessionDefaults(check_owner(owner), check_tags(tags), check_metadata(metadata or {}))
+        self.defaults: SessionDefaults = SessionDefaults(
+            check_owner(owner), check_tags(tags), check_metadata(metadata or {})
+        )
         self._ref: Ref = runtime.session_actor(id)
 
     def __repr__(self) -> str:

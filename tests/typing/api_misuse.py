@@ -20,7 +20,7 @@ async def a_message_without_content(session: Session) -> None:
 
 async def a_reply_that_is_not_awaited(agent: Agent) -> None:
     reply = agent.chat("Hello")
-    reply.attempts  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnusedExpression]
+    reply.attempts  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 async def an_unknown_overlap(agent: Agent) -> None:
