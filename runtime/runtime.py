@@ -11,6 +11,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -243,11 +244,12 @@ class Runtime:
         self._open = False
         self._registry.close()
 
-        def stop_all() -> None:
+        def each(end: Callable[[Cell], None]) -> None:
             for cell in self._registry:
-                self._supervisor.stop(cell)
+                end(cell)
 
-        self._dispatcher.run(stop_all)
+        self._dispatcher.run(partial(each, self._supervisor.refuse_owed))
+        self._dispatcher.run(partial(each, self._supervisor.stop))
 
     async def _wait_quiet(self, timeout_s: float) -> bool:
         """Wait until nothing is queued, running or in flight; False where the time did not suffice."""

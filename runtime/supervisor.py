@@ -8,6 +8,7 @@ This is the one place where any exception of a handler is caught. What follows f
 | raises a CallboardError | that error | dropped | goes on |
 | raises anything else | Failed, with the error as cause | dropped | restarts from the store, after a backoff |
 | is cancelled | Failed | dropped | goes on, with what it changed in memory |
+| returns a ticket, and the actor restarts | Unknown, unless it is retryable: then it runs again | commits | |
 | (its commit is refused) | Failed, or Unknown | not stored, or nobody knows | reloads, at no cost to its budget |
 
 A restart waits for the commits that are in flight, then loads what the store has. When the budget is spent, or what is
@@ -37,7 +38,7 @@ from .committer import Committer
 from .context import Context, Host, Ticket
 from .dispatch import Dispatcher
 from .envelope import Delivery, Phase
-from .errors import ActorFailed, Expired, Failed, Rejected, Stopping
+from .errors import ActorFailed, Expired, Failed, Rejected, Stopping, Unknown
 from .gate import HeldReply, release_all
 from .guard import Outcome
 from .lifecycle import Event, State
@@ -358,9 +359,10 @@ class Supervisor:
                 delivery.phase = Phase.QUEUED
                 again.append(delivery)
             else:
-                failure = Failed(f"{cell.id} was restarted before it answered: {error!r}")
-                failure.__cause__ = error
-                delivery.settle(None, failure)
+                # Not Failed: its handler has returned, and what that staged is stored, or may yet be.
+                unknown = Unknown(f"{cell.id} was restarted before it answered: {error!r}")
+                unknown.__cause__ = error
+                delivery.settle(None, unknown)
         cell.mailbox.put_back(again)
 
     def _store_delay_s(self, cell: Cell) -> float:
@@ -400,14 +402,33 @@ class Supervisor:
             if cell.running is not None:
                 self.cut.append(f"{cell.id}: the handler of {type(cell.running.envelope.message).__name__}")
 
+    def refuse_owed(self, cell: Cell) -> None:
+        """The runtime ends: refuse the owed replies whose handlers may be repeated, and note them in `cut`.
+
+        To be done for all cells before the first is stopped: an actor that waits for such a reply can then still
+        answer its own callers with this refusal, which is better news than Unknown.
+        """
+        if cell.actor is None or cell.context is None:
+            return
+        for delivery in list(cell.context.owed):
+            if cell.actor.handlers[type(delivery.envelope.message)].retryable:
+                del cell.context.owed[delivery]
+                self._cut_off(cell, delivery, Stopping(f"the runtime stopped before {cell.id} could answer"))
+
     def stop(self, cell: Cell) -> None:
         """End the cell with the runtime; all that waits for it is answered, and noted in `cut`."""
-        unanswered = [*cell.mailbox.clear(), *(cell.context.owed if cell.context is not None else ())]
+        self.refuse_owed(cell)
+        queued, owed = cell.mailbox.clear(), list(cell.context.owed) if cell.context is not None else []
         running = cell.running
         cell.actor = cell.context = cell.variables = None
         cell.happen(Event.STOP)
-        for delivery in unanswered:
-            if delivery.settle(None, Stopping(f"the runtime stopped before {cell.id} handled this")):
-                self.cut.append(f"{cell.id}: {type(delivery.envelope.message).__name__}")
+        for delivery in queued:
+            self._cut_off(cell, delivery, Stopping(f"the runtime stopped before {cell.id} handled this"))
+        for delivery in owed:
+            self._cut_off(cell, delivery, Unknown(f"the runtime stopped after {cell.id} had begun with this"))
         if running is not None:  # it did not end when it was cancelled; nothing of it can be stored any more
             running.settle(None, Failed(f"the runtime stopped while {cell.id} handled this; nothing of it was stored"))
+
+    def _cut_off(self, cell: Cell, delivery: Delivery, error: CallboardError) -> None:
+        if delivery.settle(None, error):
+            self.cut.append(f"{cell.id}: {type(delivery.envelope.message).__name__}")
