@@ -11,7 +11,6 @@ from callboard.runtime import (
     Abandoned,
     Actor,
     Context,
-    CyclicAsk,
     Expired,
     MailboxFull,
     Request,
@@ -62,16 +61,6 @@ class Pay(Request[None], frozen=True):
 
 class Refuse(Request[None], frozen=True):
     pass
-
-
-class AskOther(Request[Any], frozen=True):
-    key: str
-    message: Request[Any]
-
-
-class TellOther(Request[None], frozen=True):
-    key: str
-    message: Request[Any]
 
 
 class Stranger(Request[None], frozen=True):
@@ -147,15 +136,6 @@ class Clerk(Actor):
         ticket = self.owed.pop(signal.message.name)
         self.desk.log.append(f"abandoned {signal.message.name} {'open' if ticket.open else 'closed'}")
         ticket.reply("too late")
-
-    @handles(AskOther)
-    async def ask_other(self, message: AskOther, context: Context) -> Any:
-        return await context.actor("clerk", message.key).ask(message.message)
-
-    @handles(TellOther)
-    async def tell_other(self, message: TellOther, context: Context) -> None:
-        await context.actor("clerk", message.key).tell(message.message)
-        self.desk.log.append(f"told {message.key}")
 
 
 def a_runtime(desk: Desk, *, count_max: int = 128, bytes_max: int = 8 << 20) -> Runtime:
@@ -426,76 +406,6 @@ def test_who_waits_for_space_gets_it_in_order_or_goes_without_a_trace(run: Run, 
         assert desk.log == ["begin a", "end a", "echo fills it", "echo first", "echo second"]
 
     run(body)
-
-
-def test_asking_oneself_or_an_ancestor_is_refused_at_once_with_the_chain(run: Run, desk: Desk) -> None:
-    async def body() -> None:
-        async with a_runtime(desk) as runtime:
-            clerk = runtime.actor("clerk", "a")
-            with pytest.raises(CyclicAsk, match="clerk:a -> clerk:a"):
-                await clerk.ask(AskOther("a", Echo(1)))
-            with pytest.raises(CyclicAsk, match="clerk:a -> clerk:b -> clerk:a"):
-                await clerk.ask(AskOther("b", AskOther("a", Echo(1))))
-
-            assert await clerk.ask(AskOther("b", AskOther("c", Echo(1)))) == 1
-
-    run(body)
-
-
-def test_telling_oneself_or_an_ancestor_is_no_cycle(run: Run, desk: Desk) -> None:
-    async def body() -> None:
-        async with a_runtime(desk) as runtime:
-            await runtime.actor("clerk", "a").ask(TellOther("a", Echo("to myself")))
-            await runtime.actor("clerk", "a").ask(AskOther("b", TellOther("a", Echo("back"))))
-
-            assert await runtime.actor("clerk", "a").ask(Echo("last")) == "last"
-        assert desk.log == ["told a", "echo to myself", "told a", "echo back", "echo last"]
-
-    run(body)
-
-
-def test_what_follows_from_a_tell_may_ask_the_teller(run: Run, desk: Desk) -> None:
-    async def body() -> None:
-        async with a_runtime(desk) as runtime:
-            await runtime.actor("clerk", "a").ask(TellOther("b", AskOther("a", Echo("asked back"))))
-            await anyio.wait_all_tasks_blocked()
-
-        assert desk.log == ["told b", "echo asked back"]
-
-    run(body)
-
-
-def test_an_actor_that_tells_itself_does_not_wait_for_its_own_space(run: Run, desk: Desk) -> None:
-    async def body() -> None:
-        async with a_runtime(desk, count_max=1) as runtime, anyio.create_task_group() as tasks:
-            clerk = runtime.actor("clerk", "a")
-            tasks.start_soon(clerk.ask, Work("w"))
-            await anyio.wait_all_tasks_blocked()
-            pending = clerk.ask_nowait(TellOther("a", Echo("to myself")))
-            tasks.start_soon(clerk.ask, Echo("fills it"))
-            await anyio.wait_all_tasks_blocked()
-            desk.gate("w").set()
-
-            with pytest.raises(MailboxFull):
-                await pending.wait()
-
-    run(body)
-
-
-def test_two_runtimes_in_one_loop_do_not_take_each_others_actors_for_their_own(run: Run, desk: Desk) -> None:
-    class Bridge(Actor):
-        @handles(AskOther)
-        async def ask_other(self, message: AskOther, _context: Context) -> Any:
-            return await second.actor("clerk", message.key).ask(message.message)
-
-    first, second = Runtime(MemoryStore), a_runtime(desk)
-    first.register("clerk", Bridge)
-
-    async def body() -> None:
-        async with first, second:
-            assert await first.actor("clerk", "same").ask(AskOther("same", Echo(1))) == 1
-
-    run(lambda: body())
 
 
 def test_a_closed_runtime_refuses_and_is_not_opened_again(run: Run, desk: Desk) -> None:
