@@ -1,0 +1,295 @@
+"""The rows of SEED.md that stand, each by the public API alone, over real HTTP and a store on disk."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+
+from callboard import (
+    Agent,
+    Delta,
+    InstructionContext,
+    InvalidTransition,
+    Message,
+    OpenAIChat,
+    RunFailed,
+    RunStarted,
+    Runtime,
+    Session,
+    SessionManager,
+    Template,
+    ToolContext,
+    ToolFinished,
+    Usage,
+)
+from callboard.testing import FakeUpstream, answer, refuse
+
+Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+def model_at(upstream: FakeUpstream) -> OpenAIChat:
+    return OpenAIChat(base_url=upstream.url, api_key="none", model="fake")
+
+
+def sent(upstream: FakeUpstream, number: int = -1) -> list[tuple[str, Any]]:
+    """Role and content of each message of one request, the last one unless said otherwise."""
+    return [(message["role"], message["content"]) for message in upstream.requests[number]["messages"]]
+
+
+def test_s1_second_chat_sees_the_first_exchange_and_instructions_are_not_history(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "user-123")
+            agent = Agent("Support Agent", instructions="Be kind.", model=model_at(upstream), session=session)
+            await agent.chat("My name is John")
+            reply = await agent.chat("What was my name?")
+
+            assert reply.text == "echo: What was my name?"
+            assert sent(upstream) == [
+                ("system", "Be kind."),
+                ("user", "My name is John"),
+                ("assistant", "echo: My name is John"),
+                ("user", "What was my name?"),
+            ]
+            history = await session.messages()
+            assert [message.role for message in history] == ["user", "assistant", "user", "assistant"]
+            assert reply.messages == tuple(history[2:])
+            assert reply.message == history[-1]
+
+    run_in_real_time(body)
+
+
+def test_s2_manager_makes_finds_lists_and_deletes_sessions(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            manager = SessionManager(runtime)
+            agent = Agent("Agent", model=model_at(upstream), runtime=runtime)
+            for name in ("a", "b", "c"):
+                session = await manager.get_or_create(name, metadata={"n": name}, owner="ann", tags=[f"tag-{name}"])
+                await agent.chat("hello", session=session)
+            first = await manager.list(owner="ann", limit=2)
+            rest = await manager.list(owner="ann", limit=2, cursor=first.cursor)
+
+            assert [head.id for head in (*first.sessions, *rest.sessions)] == ["c", "b", "a"]
+            assert [head.id for head in (await manager.list(tag="tag-b")).sessions] == ["b"]
+            assert first.sessions[0].message_count == 2
+            found = await manager.get("b")
+            assert found is not None
+            assert await found.metadata() == {"n": "b"}
+            assert await manager.delete("b")
+            assert await manager.get("b") is None
+            assert not await manager.delete("b")
+            assert [head.id for head in (await manager.list()).sessions] == ["c", "a"]
+
+    run_in_real_time(body)
+
+
+def test_s3_history_by_hand_and_chats_without_a_session(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "user-123")
+            await session.add_message("user", "one")
+            await session.add_messages([Message(role="assistant", content="two"), {"role": "user", "content": "three"}])
+
+            assert [message.text for message in await session.messages(limit=2)] == ["two", "three"]
+            assert await session.messages_for_llm() == [
+                {"role": "user", "content": "one"},
+                {"role": "assistant", "content": "two"},
+                {"role": "user", "content": "three"},
+            ]
+            alone = Agent("Alone", model=model_at(upstream), runtime=runtime)
+            reply = await alone.chat(
+                [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                    Message(role="user", content="c"),
+                ]
+            )
+            assert sent(upstream) == [("user", "a"), ("assistant", "b"), ("user", "c")]
+            assert (reply.text, reply.session_id, reply.turn) == ("echo: c", None, 0)
+            assert await session.message_count() == 3
+
+    run_in_real_time(body)
+
+
+def test_s5_agents_on_one_session_see_each_other_and_take_turns_in_order_of_arrival(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            upstream.queue(answer("from Ann", delay_s=0.05))
+            model, session = model_at(upstream), Session(runtime, "user-123")
+            ann, bob = (Agent(name, model=model, session=session) for name in ("Ann", "Bob"))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ann.chat, "for Ann")
+                await anyio.sleep(0.01)
+                tasks.start_soon(bob.chat, "for Bob")
+
+            assert sent(upstream) == [("user", "for Ann"), ("assistant", "from Ann"), ("user", "for Bob")]
+            assert upstream.in_flight_max == 1
+            assert [message.author for message in await session.messages()] == [None, "Ann", None, "Bob"]
+            assert [run.agent for run in await session.runs()] == ["Ann", "Bob"]
+
+    run_in_real_time(body)
+
+
+def test_s6_each_chat_makes_a_run_and_runs_by_hand_obey_the_table(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            upstream.queue(answer("fine", usage={"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}))
+            session = Session(runtime, "user-123")
+            agent = Agent("Agent", model=model_at(upstream), session=session)
+            reply = await agent.chat("hello")
+            upstream.queue(refuse(401, "no key"))
+            with pytest.raises(RunFailed, match="no key") as caught:
+                await agent.chat("again")
+            by_hand = await session.create_run()
+            with pytest.raises(InvalidTransition):
+                await by_hand.complete()
+            await by_hand.start()
+            await by_hand.complete(tokens_used=150)
+            with pytest.raises(InvalidTransition):
+                await by_hand.fail("too late")
+
+            first, second, third = await session.runs()
+            assert (first.id, first.status, first.usage) == (reply.run_id, "completed", Usage(5, 2, 7, requests=1))
+            assert (second.id, second.status, second.input[0].text) == (caught.value.run_id, "failed", "again")
+            assert (third.id, third.status, third.usage.total_tokens) == (by_hand.id, "completed", 150)
+            assert by_hand.status == "completed"
+            assert by_hand.duration_ms is not None
+            assert first.duration_ms is not None
+            assert await session.message_count() == 2
+
+    run_in_real_time(body)
+
+
+def test_s9_metadata_reaches_instructions_and_tools(tmp_path: Path, run_in_real_time: Run) -> None:
+    seen: list[Any] = []
+
+    def plan(context: ToolContext) -> str:
+        """Tell the plan."""
+        seen.append((context.metadata["plan"], context.session_id, context.agent))
+        return "gold"
+
+    def instructions(context: InstructionContext) -> str:
+        return f"Speak {context.metadata['language']}."
+
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            metadata = {"plan": {"name": "gold", "seats": [1, 2.5]}, "language": "Dutch"}
+            session = Session(runtime, "user-123", metadata=metadata)
+            model = model_at(upstream)
+            upstream.queue(answer(tool_calls=[("plan", {})]), "done")
+            await Agent("A", model=model, session=session, instructions=instructions, tools=[plan]).chat("hi")
+
+            assert sent(upstream, 0)[0] == ("system", "Speak Dutch.")
+            assert seen == [({"name": "gold", "seats": [1, 2.5]}, "user-123", "A")]
+            assert await session.update_metadata({"language": "Greek", "plan": None}) == {"language": "Greek"}
+            await Agent("B", model=model, runtime=runtime, instructions=Template("In ${language}, ${agent}!")).chat(
+                "hi", session=session
+            )
+            assert sent(upstream)[0] == ("system", "In Greek, B!")
+            assert (await session.head()).metadata == {"language": "Greek"}
+
+    run_in_real_time(body)
+
+
+def test_s10_session_of_a_call_goes_before_the_agents_own(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            own, other = Session(runtime, "own"), Session(runtime, "other")
+            agent = Agent("Agent", model=model_at(upstream), session=own)
+            await agent.chat("here")
+            reply = await agent.chat("there", session=other)
+
+            assert reply.session_id == "other"
+            assert sent(upstream) == [("user", "there")]
+            assert [message.text for message in await own.messages()] == ["here", "echo: here"]
+            assert [message.text for message in await other.messages()] == ["there", "echo: there"]
+
+    run_in_real_time(body)
+
+
+def test_s12_stream_gives_tokens_as_they_come_and_the_same_durable_outcome(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    def weather(city: str) -> str:
+        return f"rain in {city}"
+
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            script = [answer(tool_calls=[("weather", {"city": "Ghent"})]), answer(pieces=["It ", "rains", "."])]
+            session = Session(runtime, "streamed")
+            agent = Agent("Agent", model=model_at(upstream), session=session, tools=[weather])
+            upstream.queue(*script)
+            async with agent.stream("How is the weather?") as stream:
+                events = [event async for event in stream]
+            reply = stream.reply
+
+            assert isinstance(events[0], RunStarted)
+            assert [event.text for event in events if isinstance(event, Delta) and event.kind == "text"] == [
+                "It ",
+                "rains",
+                ".",
+            ]
+            assert [event.content for event in events if isinstance(event, ToolFinished)] == ["rain in Ghent"]
+            assert reply.text == "It rains."
+            upstream.queue(*script)
+            whole = await agent.chat("How is the weather?", session=Session(runtime, "whole"))
+            assert [(m.role, m.content, m.author, m.seq) for m in reply.messages] == [
+                (m.role, m.content, m.author, m.seq) for m in whole.messages
+            ]
+            assert reply.usage.requests == whole.usage.requests == 2
+            assert await session.messages() == list(reply.messages)
+
+    run_in_real_time(body)
+
+
+def test_hundred_chats_at_once_on_one_session_run_one_by_one_in_order_of_arrival(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "user-123")
+            agent = Agent("Agent", model=model_at(upstream), session=session)
+            arrived: list[str] = []
+
+            async def chat(text: str) -> None:
+                arrived.append(text)  # no await between this and the call: the order of arrival
+                assert (await agent.chat(text)).text == f"echo: {text}"
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(chat, f"text {number}")
+
+            assert upstream.in_flight_max == 1
+            assert upstream.request_count == 100
+            messages = await session.messages()
+            assert [message.text for message in messages] == [
+                each for text in arrived for each in (text, f"echo: {text}")
+            ]
+            assert [message.seq for message in messages] == list(range(1, 201))
+            assert [run.turn for run in await session.runs()] == list(range(1, 101))
+
+    run_in_real_time(body)
+
+
+def test_hundred_chats_on_a_hundred_sessions_run_side_by_side(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream(lambda _body: answer("hi", delay_s=0.5)) as upstream:
+            async with Runtime(tmp_path / "support.lmdb") as runtime:
+                agent = Agent("Agent", model=model_at(upstream), runtime=runtime)
+                async with anyio.create_task_group() as tasks:
+                    for number in range(100):
+                        session = Session(runtime, f"user-{number}")
+                        tasks.start_soon(lambda session=session: agent.chat("hello", session=session))
+                counts = [await Session(runtime, f"user-{number}").message_count() for number in range(100)]
+
+            assert upstream.in_flight_max > 50
+            assert counts == [2] * 100
+
+    run_in_real_time(body)
