@@ -163,6 +163,36 @@ class _Body(httpx.AsyncByteStream):
         return self.settled
 
 
+class _Once:
+    """Yields one chunk. Not a generator: httpcore drops its iterator half-way when a request is cancelled while it is
+    being sent, and a dropped async generator ends in the garbage collector.
+    """
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> "_Once":
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, b""
+        if not content:
+            raise StopAsyncIteration
+        return content
+
+
+class _Content(httpx.AsyncByteStream):
+    """A request's body that is all there, so that it can be sent again."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
 async def exhaust(chunks: AsyncIterator[Any]) -> None:
     """Run the iterator of a closed response to its end, so that no async generator inside is left half-way.
 
@@ -234,6 +264,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """
         origin = self._origin(request.url)
         slot = _Slot(origin)
+        if isinstance(request.stream, httpx.ByteStream):
+            request.stream = _Content(request.content)
         await origin.limiter.acquire_on_behalf_of(slot)
         try:
             if started := request.extensions.get(STARTED):
@@ -277,7 +309,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             return await connection.handle_async_request(request)
         except (*_DROPPED, httpx.RemoteProtocolError) as error:
             silent = isinstance(error, _DROPPED) or str(error) == _NO_RESPONSE
-            if reconnected or not silent or not isinstance(request.stream, httpx.ByteStream):
+            if reconnected or not silent or not isinstance(request.stream, _Content):
                 raise
             return None
         finally:
