@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 100, 1000], help="callers at once, a case each")
     parser.add_argument("--turns", type=int, default=10, help="of a session, until its caller takes a new one")
     parser.add_argument("--rounds", type=int, default=3, help="of each way in each case")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a round")
+    parser.add_argument("--seconds", type=float, default=1.25, help="of a round")
     parser.add_argument("--delay-s", type=float, default=0.5, help="of the server in the last case; 0: no such case")
     parser.add_argument("--backend", choices=["trio", "asyncio"], default="trio")
     chosen = parser.parse_args()
