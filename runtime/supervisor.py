@@ -23,6 +23,7 @@ errors" (2003), chapter 4.
 
 import contextvars
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
@@ -92,7 +93,8 @@ class Supervisor:
         delivery = cell.mailbox.take()
         if delivery is None:
             return
-        if delivery.envelope.deadline < self._host.now():
+        deadline = delivery.envelope.deadline
+        if deadline != math.inf and deadline < self._host.now():
             delivery.settle(None, Expired(f"the deadline passed while the message was queued at {cell.id}"))
             return
         self._handle(cell, delivery)
