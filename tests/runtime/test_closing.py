@@ -329,7 +329,7 @@ def test_a_cancelled_host_cuts_at_once_and_is_then_cancelled(run: Run, when: str
 def test_an_exception_of_the_host_is_not_lost_to_a_cancellation_that_comes_as_well(run: Run) -> None:
     async def body() -> None:
         runtime, _ = a_runtime()
-        with anyio.CancelScope() as scope, pytest.raises(ZeroDivisionError):  # noqa: PT012 - about how it is left
+        with pytest.raises(ZeroDivisionError), anyio.CancelScope() as scope:  # noqa: PT012 - about how it is left
             async with runtime:
                 await runtime.actor("worker", "k").tell(Sleep(1000))
                 scope.cancel()

@@ -46,7 +46,7 @@ from callboard.runtime.runtime import CANCEL_GRACE_S
 from callboard.store import CallboardError, MemoryStore, Row, StoreFull, StoreUnavailable, Table
 
 PROGRAMS = 100
-REGRESSIONS: tuple[int, ...] = ()
+REGRESSIONS: tuple[int, ...] = (4, 694)
 """Seeds that have failed once."""
 
 ACTORS = ("a", "b", "c")
