@@ -309,25 +309,30 @@ async def persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
 
     Raises:
         Unknown: it may be stored: a try before the last one ended so, and no later one could tell.
-        CallboardError: the answer of the last try. Nothing is stored.
+        CallboardError: the answer of the last try that ran. Nothing is stored.
     """
     backoff = Backoff(first_s=0.05, max_s=2.0)
     give_up_at = anyio.current_time() + CLOSE_TIMEOUT_S
-    failures = 0
-    uncertain = False
+    failures: list[Failed | Unknown] = []
     while True:
         try:
             return await send()
-        except (Failed, Unknown, Rejected) as error:
-            failures += 1
-            delay_s = backoff.delay_s(failures, random.random())
-            uncertain = uncertain or isinstance(error, Unknown)
+        except (Failed, Unknown) as error:
+            failures.append(error)
+            delay_s = backoff.delay_s(len(failures), random.random())
             outage = isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)
             if not outage or anyio.current_time() + delay_s > give_up_at:
-                if uncertain and not isinstance(error, Unknown):
-                    raise Unknown(f"the request may have been stored, and asked again: {error}") from error
+                raise _worst(failures) from error.__cause__
+        except Rejected as error:  # it did not run this time: what became of it is what the tries before say
+            if not failures:
                 raise
+            raise _worst(failures) from failures[-1].__cause__ or error
         await anyio.sleep(delay_s)
+
+
+def _worst(failures: list[Failed | Unknown]) -> Failed | Unknown:
+    """What holds of a request that failed so often: once unknown, it stays unknown."""
+    return next((error for error in failures if isinstance(error, Unknown)), failures[-1])
 
 
 def _checked(answer: ModelAnswer) -> ModelAnswer:

@@ -16,7 +16,7 @@ from ..runtime.identity import ActorId
 from ..runtime.ref import Ref
 from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
 from ..store.contract import Store
-from ..store.errors import CallboardError, StoreError
+from ..store.errors import CallboardError, StoreUnavailable
 from ..store.lmdb_store import LmdbStore
 from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
@@ -99,10 +99,10 @@ class Runtime(Kernel):
         """Mark every run that an earlier process left open. A session that cannot be read is logged and left as it is.
 
         Raises:
-            StoreError: the store does not take it, for 30 s.
+            StoreUnavailable: the store does not take it, for 30 s.
         """
         limiter = anyio.CapacityLimiter(RECOVERIES_AT_ONCE)
-        failures: list[CallboardError] = []
+        failures: list[StoreUnavailable] = []
 
         async def put_right(session_id: str) -> None:
             session = self.session_actor(session_id)
@@ -114,14 +114,16 @@ class Runtime(Kernel):
                     # One user's loss, which must not shut out all others.
                     _log.error("runs of session %r stay open, it cannot be loaded: %s", session_id, error)
                 except CallboardError as error:
-                    failures.append(error)
+                    reason = self.inspect(SESSION_KIND, session_id).last_error or str(error)
+                    failure = StoreUnavailable(f"runs of session {session_id!r} cannot be marked as ended: {reason}")
+                    failure.__cause__ = error
+                    failures.append(failure)
 
         async with anyio.create_task_group() as tasks:
             for session_id in Archive(self.store).with_open_runs():
                 tasks.start_soon(put_right, session_id)
         if failures:
-            cause = failures[0].__cause__
-            raise cause if isinstance(cause, StoreError) else failures[0]
+            raise failures[0]
 
     def _make_agent(self, id: ActorId) -> AgentActor:
         spec = self._specs.get(id.key)
