@@ -61,7 +61,7 @@ class ModelAnswer(Struct, frozen=True):
     Attributes:
         message: role "assistant"; without id, seq, author, run_id (the session gives those).
         finish_reason: the server's own word: "stop", "length", "tool_calls", ...
-        usage: what this call cost; all zero where the server said nothing.
+        usage: what this call cost; where the server said nothing, only `requests` counts.
         model: the name that the server gave, or "".
         request_id: the server's name for the request, or None.
     """

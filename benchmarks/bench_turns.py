@@ -39,7 +39,7 @@ from typing import Any, TypeAlias
 import anyio
 import httpx
 import msgspec
-from load import (
+from closed_loop import (
     Caller,
     Round,
     allow_open_files,
