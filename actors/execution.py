@@ -111,7 +111,8 @@ class Execution:
             RunFailed: history is as before the turn, the run is marked failed.
             Unknown: there was an answer, and nobody can tell whether it was stored.
 
-        Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S.
+        Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S; as completed where the answer has
+            come already.
         """
         if self.session_id is not None:
             hold(self.session_id)
@@ -245,8 +246,10 @@ class Execution:
         written = [message for step in self.steps for message in step.messages]
         by_agent = (replace(message, author=self.spec.name) for message in [*written, answer.message])
         messages = (*self.input, *by_agent)
+        stored: list[Message] = []
         try:
-            stored = await self._close("completed", None, messages)
+            with anyio.CancelScope(shield=True):  # whoever cancels now must not be told that nothing was stored
+                stored = await self._close("completed", None, messages)
         except Unknown:
             raise
         except CallboardError as error:
