@@ -19,7 +19,7 @@ from .instructions import Instructions, check_instructions
 from .limits import check_agent_name
 from .message import Message
 from .model import Model, ModelSettings
-from .reentry import check_not_held
+from .reentry import check_not_held, current_held_turns
 from .reply import Reply, RunEvent
 from .session import Session
 from .session_records import SessionDefaults
@@ -36,10 +36,10 @@ class Agent:
     """An agent. It may work in many sessions at once; in one session, one turn at a time.
 
     Args:
-        name: who its messages are by. instructions: sent first in each call and not stored: text, a Template over the
-        session's metadata, or a function
-            of an InstructionContext.
-        model: what answers; it is closed with the runtime.
+        name: who its messages are by.
+        instructions: sent first in each call and not stored: text, a Template over the session's metadata, or a
+            function of an InstructionContext.
+        model: what answers. Make one and share it between agents: it holds the connections. Closed with the runtime.
         session: where it chats, unless `chat` names another.
         runtime: needed only without a session.
         tools: annotated functions that the model may call.
@@ -62,6 +62,8 @@ class Agent:
         settings: ModelSettings | None = None,
         policy: RunPolicy | None = None,
     ) -> None:
+        kinds = {"session": Session, "runtime": Runtime, "settings": ModelSettings, "policy": RunPolicy}
+        _check_parts(model, tools, dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True)))
         if session is None and runtime is None:
             raise TypeError("an Agent needs a session=, or a runtime= to work without one")
         self._runtime = session.runtime if session is not None else runtime
@@ -92,18 +94,21 @@ class Agent:
         Args:
             messages: a user's text, a message, or several.
             session: instead of the agent's own.
-            overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy.
+            overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy. At
+                most 1 000 may wait in one session.
 
         Returns: the reply; it is durable.
 
         Raises:
             RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
-            Busy: only with "reject".
-            CyclicAsk: called by a tool, for the very session whose turn it works in.
+            UnknownSession: the session was deleted meanwhile.
+            Busy: with "reject", or where 1 000 wait already.
+            CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session.
             Rejected: it did not run.
             TypeError, ValueError: the input is no good.
 
-        Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn.
+        Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn;
+            only where the commit of the whole turn was on its way already, the turn is stored.
         """
         return await self._start(self._request(messages, session, overlap)).wait()
 
@@ -119,6 +124,8 @@ class Agent:
         return self._ref.ask_nowait(request, timeout_s=math.inf)
 
     def _request(self, messages: ChatInput, session: Session | None, overlap: Overlap) -> StartRun:
+        if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"session= must be a Session, not {session!r}: Session(runtime, {session!r})")
         session = session or self._session
         if session is not None and session.runtime is not self._runtime:
             raise ValueError(f"session {session.id!r} belongs to another runtime than agent {self.name!r}")
@@ -132,6 +139,7 @@ class Agent:
             session_id=session.id if session is not None else None,
             overlap=overlap,
             defaults=session.defaults if session is not None else SessionDefaults(),
+            within=current_held_turns(),
         )
 
 
@@ -147,6 +155,7 @@ class ChatStream:
         self._request = request
         self._start = start
         self._reply: Reply | None = None
+        self._entered = False
 
     @property
     def reply(self) -> Reply:
@@ -156,6 +165,9 @@ class ChatStream:
         return self._reply
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a stream is one run and is entered once: call agent.stream() again for another")
+        self._entered = True
         self._send: MemoryObjectSendStream[RunEvent]
         self._receive: MemoryObjectReceiveStream[RunEvent]
         self._send, self._receive = anyio.create_memory_object_stream[RunEvent](math.inf)
@@ -179,6 +191,10 @@ class ChatStream:
 
     async def __anext__(self) -> RunEvent:
         """The next event; at the end the reply is there, or what `chat` would raise is raised."""
+        if not self._entered:
+            raise RuntimeError(
+                "enter the stream first: async with agent.stream(...) as stream: async for event in stream"
+            )
         try:
             return await self._receive.receive()
         except anyio.EndOfStream:
@@ -189,6 +205,20 @@ class ChatStream:
         self._spec.listeners.pop(self._request.run_id, None)
         self._send.close()
         self._receive.close()
+
+
+def _check_parts(model: object, tools: object, parts: Mapping[tuple[str, type], object]) -> None:
+    """Raises TypeError where something is not what an Agent is made of: callers need not have a type checker."""
+    if not all(callable(getattr(model, method, None)) for method in ("complete", "aclose")):
+        raise TypeError(f'model= must be a Model, as in model=OpenAIChat(model="gpt-4o"), not {model!r}')
+    name: object = getattr(model, "name", None)
+    if not isinstance(name, str) or name.encode(errors="replace").decode() != name:
+        raise TypeError(f"the model's name must be a text that can be stored, not {name!r}")
+    if callable(tools):
+        raise TypeError("tools= must be a list of functions, as in tools=[look_up]")
+    for (what, kind), value in parts.items():
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{what}= must be a {kind.__name__}, not {value!r}")
 
 
 def _as_input(messages: ChatInput) -> list[Message]:

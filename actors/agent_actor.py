@@ -21,12 +21,13 @@ from ..runtime.errors import Failed, Unknown
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded
 from ..store.errors import CallboardError
-from .errors import RunFailed
+from .errors import RunFailed, UnknownSession
 from .execution import AgentSpec, Execution
 from .message import Message
+from .reentry import HeldTurn
 from .reply import Reply
 from .run_record import RunRecord
-from .session_messages import BeginTurn, CancelTurn, Grant
+from .session_messages import BeginTurn, CancelTurn, Grant, TurnRevoked
 from .session_records import SESSION_KIND, SessionDefaults
 from .turns import Overlap
 
@@ -43,6 +44,7 @@ class StartRun(Request[Reply], frozen=True):
     session_id: str | None
     overlap: Overlap
     defaults: SessionDefaults
+    within: tuple[HeldTurn, ...] = ()  # live: within this process only
 
     def size_bytes(self) -> int:
         return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in self.input)
@@ -69,6 +71,7 @@ class _Live:
     ticket: Ticket
     request: StartRun
     execution: Execution | None = None
+    revoked: UnknownSession | None = None
 
 
 class AgentActor(Actor):
@@ -118,11 +121,15 @@ class AgentActor(Actor):
             return
         if signal.error is None:
             live.ticket.reply(signal.value)
-        elif isinstance(signal.error, CallboardError):
+        elif live.revoked is not None:
+            live.ticket.fail(live.revoked)
+        elif isinstance(signal.error, RunFailed | Unknown):
             live.ticket.fail(signal.error)
         else:
-            # A fault of ours, not the model's: the turn may still be open.
-            failure = RunFailed(signal.tag, f"the run crashed with {signal.error!r}")
+            # Cancelled, or a fault of ours and not the model's: the turn may still be open.
+            stopped = isinstance(signal.error, CallboardError) and live.execution is not None
+            reason = live.execution.stop_reason if stopped and live.execution else f"it crashed with {signal.error!r}"
+            failure = RunFailed(signal.tag, reason)
             failure.__cause__ = signal.error
             live.ticket.fail(failure)
         execution, session_id = live.execution, live.request.session_id
@@ -145,6 +152,16 @@ class AgentActor(Actor):
             del self.live[message.run_id]
             assert message.session_id is not None
             self._end_turn(message.session_id, CancelTurn(message.run_id, "the caller went away"), context)
+
+    @handles(TurnRevoked)
+    def turn_revoked(self, message: TurnRevoked, context: Context) -> None:
+        """The session was deleted: stop the run, whose model call would be for nothing."""
+        live = self.live.get(message.run_id)
+        if live is not None and live.execution is not None:
+            live.revoked = UnknownSession(f"session {message.session_id!r} was deleted while its turn ran")
+            live.execution.stop_status = "cancelled"
+            live.execution.stop_reason = "the session was deleted"
+            context.cancel_child(message.run_id)
 
     def _turn_answered(self, tag: _Begin, signal: Answered, context: Context) -> None:
         live = self.live.get(tag.run_id)
@@ -174,6 +191,7 @@ class AgentActor(Actor):
             session=context.actor(SESSION_KIND, session_id) if session_id is not None else None,
             grant=grant,
             input=live.request.input,
+            within=live.request.within,
             wall_ms=wall_ms,
         )
         context.spawn(live.execution.run, tag=run_id)

@@ -45,10 +45,10 @@ __all__ = [
 class Busy(Rejected):
     """A turn is running on the session and the caller chose `overlap="reject"`. Nothing ran."""
 
-    def __init__(self, session_id: str, *, run_id: str, queue_length: int) -> None:
+    def __init__(self, session_id: str, *, run_id: str, queue_length: int, full: bool = False) -> None:
+        advice = "wait for some of them to end" if full else 'wait and try again, or use overlap="queue"'
         super().__init__(
-            f"session {session_id!r} is busy with run {run_id!r} and {queue_length} more are queued: "
-            'wait and try again, or use overlap="queue"'
+            f"session {session_id!r} is busy with run {run_id!r} and {queue_length} more are queued: {advice}"
         )
         self.session_id = session_id
         self.run_id = run_id

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import anyio
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -30,9 +31,9 @@ from .instructions import InstructionContext, Instructions, render
 from .ledger import RunEnd
 from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings
-from .reentry import hold
+from .reentry import HeldTurn, hold
 from .reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
-from .run_record import RunStatus
+from .run_record import RunStatus, check_usage
 from .session_messages import CloseTurn, Grant, NoteRun, RecordStep
 from .session_records import Step
 from .spans import SpanLog
@@ -63,6 +64,10 @@ class RunPolicy(Struct, frozen=True):
     timeout_s: float = 600.0
     model_calls_max: int = 32
 
+    def __post_init__(self) -> None:
+        if self.attempts_max < 1 or self.model_calls_max < 1 or not self.timeout_s > 0:
+            raise ValueError(f"a run has at least one attempt, one model call and some time: {self}")
+
 
 @dataclass(slots=True, weakref_slot=True)
 class AgentSpec:
@@ -82,7 +87,8 @@ class Execution:
     """One run of one agent. `session` is None for a run without a session, which is not stored.
 
     `stop_status` is what the run becomes if it is cancelled, `stop_reason` why. `turn_over` says whether the session
-    knows that the turn has ended; where it does not, it should end with `end_status`.
+    knows that the turn has ended; where it does not, it should end with `end_status`. `within` are the turns that wait
+    for this run.
     """
 
     spec: AgentSpec
@@ -91,6 +97,7 @@ class Execution:
     session: Ref | None
     grant: Grant
     input: tuple[Message, ...]
+    within: tuple[HeldTurn, ...]
     wall_ms: Callable[[], int]
     stop_status: Literal["cancelled", "interrupted"] = "interrupted"
     stop_reason: str = "the runtime was closed"
@@ -114,9 +121,14 @@ class Execution:
         Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S; as completed where the answer has
             come already.
         """
-        if self.session_id is not None:
-            hold(self.session_id)
+        held = hold(self.session_id, within=self.within)
         self._emit(RunStarted(self.run_id, self.grant.turn))
+        try:
+            return await self._run()
+        finally:
+            held.over = True
+
+    async def _run(self) -> Reply:
         try:
             with anyio.fail_after(self.spec.policy.timeout_s):
                 answer = await self._answer()
@@ -124,13 +136,14 @@ class Execution:
             reason = f"the run took longer than its {self.spec.policy.timeout_s:g} s"
             await self._fail("failed", reason)
             raise RunFailed(self.run_id, reason) from None
-        except anyio.get_cancelled_exc_class():
+        except RunFailed as failure:
+            await self._fail("failed", failure.reason)
+            raise
+        except BaseException:
+            # A cancellation, alone or in a group: what trio's own nurseries raise when they are cancelled is one.
             with anyio.CancelScope(shield=True):
                 self.end_status = self.stop_status
                 await self._fail(self.stop_status, self.stop_reason)
-            raise
-        except RunFailed as failure:
-            await self._fail("failed", failure.reason)
             raise
         return await self._complete(answer)
 
@@ -207,7 +220,8 @@ class Execution:
         with self.spans.span(model, "model") as span:
             on_delta = self._emit if self.run_id in self.spec.listeners else None
             answer = await self.spec.model.complete(request, on_delta=on_delta)
-            self.usage = self.usage + answer.usage
+            _check_usage(answer)
+            self.usage = self.usage + answer.usage  # what an answer that is refused below has cost was spent
             answer = _checked(answer)
             span.usage = answer.usage
             span.attributes.update(finish_reason=answer.finish_reason, attempt=self.attempt)
@@ -307,6 +321,9 @@ class Execution:
             listener(event)
 
 
+_FACTS = msgspec.msgpack.Decoder(tuple[str, str, str])
+
+
 async def persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
     """Send until the store has it. The messages sent so are safe to repeat: a session knows what it has had.
 
@@ -338,14 +355,23 @@ def _worst(failures: list[Failed | Unknown]) -> Failed | Unknown:
     return next((error for error in failures if isinstance(error, Unknown)), failures[-1])
 
 
+def _check_usage(answer: ModelAnswer) -> None:
+    try:
+        check_usage(answer.usage)
+    except (TypeError, ValueError) as error:
+        raise BadResponse(f"the model's answer cannot be used: {error}") from error
+
+
 def _checked(answer: ModelAnswer) -> ModelAnswer:
     """The answer. What could not be stored or sent back is refused: it would spoil the session for all turns to come.
 
     Raises:
-        BadResponse: it is no message of an assistant.
+        BadResponse: it is no message of an assistant, or something beside it is no good.
     """
     try:
         message = as_message(answer.message, where="the model's answer")
+        facts = (answer.finish_reason, answer.model, answer.request_id or "")
+        _FACTS.decode(msgspec.msgpack.encode(facts))
     except (TypeError, ValueError) as error:
         raise BadResponse(f"the model's answer cannot be used: {error}") from error
     if message.role != "assistant":

@@ -101,8 +101,9 @@ class Ledger:
         Raises:
             ValueError: the whole would be too large. Nothing changed.
         """
+        removed = {key for key, value in patch.items() if value is None}
         merged = {**(defaults if self.head is None else self.head).metadata, **patch}
-        metadata = check_metadata({key: value for key, value in merged.items() if value is not None})
+        metadata = check_metadata({key: value for key, value in merged.items() if key not in removed})
         self.head = replace(self.ensure(defaults, at_ms=at_ms), metadata=metadata)
         self._touch(at_ms)
         return metadata
@@ -172,9 +173,9 @@ class Ledger:
         stored = [
             replace(
                 message,
-                id=message.id or f"msg_{seq:08d}",
+                id=f"msg_{seq:08d}",  # never the caller's: a copied message would bring one that is taken
                 seq=seq,
-                run_id=run_id or message.run_id,
+                run_id=run_id,
                 created_at_ms=message.created_at_ms or at_ms,
             )
             for seq, message in enumerate(messages, head.message_count + 1)
@@ -187,6 +188,13 @@ class Ledger:
         )
         self._touch(at_ms)
         return stored
+
+    def note_cancelled(self, record: RunRecord, reason: str, *, at_ms: int) -> None:
+        """A run has given up its place in the queue: it never began, and stays on record as cancelled."""
+        head = self._existing()
+        self.head = replace(head, run_count=head.run_count + 1)
+        self._close_run(advance(record, "cancelled", at_ms=at_ms, error=storable_reason(reason)))
+        self._touch(at_ms)
 
     # Runs by hand ---------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=Tr
         tool_calls: the calls that an assistant message asks for.
         tool_call_id: for role "tool": the call that this is the result of.
         name: the API's own name field, or None.
-        id: unique within the session; given by the session where empty.
+        id: unique within the session, which gives it; what a caller puts here is not kept.
         seq: place in the session's history from 1; 0 where not stored.
         author: the agent's name, or whom the caller named; None for a plain user message.
         run_id: the run that wrote it, or None.

@@ -3,7 +3,7 @@
 from ..runtime.ref import Ref
 from .ledger import RunEnd
 from .message import Usage
-from .run_record import RunRecord, RunStatus
+from .run_record import RunRecord, RunStatus, check_usage
 from .session_messages import MoveRun, ReadRun
 
 __all__ = ["Run"]
@@ -48,16 +48,12 @@ class Run:
 
     async def complete(self, *, tokens_used: int = 0, usage: Usage | None = None) -> None:
         """It has ended well. Give `usage`, or only the sum of tokens."""
-        if type(tokens_used) is not int or tokens_used < 0:
-            raise ValueError(f"tokens_used is a whole number from 0, not {tokens_used!r}")
-        if usage is not None and not isinstance(usage, Usage):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
-            raise TypeError(f"usage must be a Usage, not {usage!r}")
-        await self._move(RunEnd("completed", usage=usage or Usage(total_tokens=tokens_used)))
+        await self._move(RunEnd("completed", usage=check_usage(usage or Usage(total_tokens=tokens_used))))
 
     async def fail(self, error: BaseException | str) -> None:
         """It has failed, and this is why."""
-        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        if not reason:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        if not isinstance(reason, str) or not reason:  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise ValueError("a run fails with a reason: pass an exception or a text that is not empty")
         await self._move(RunEnd("failed", reason))
 

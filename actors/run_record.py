@@ -17,7 +17,18 @@ from msgspec.structs import replace
 from .errors import InvalidTransition
 from .message import Message, Usage
 
-__all__ = ["OPEN", "RUN_STATUSES", "TRANSITIONS", "RunRecord", "RunStatus", "SpanKind", "SpanRecord", "advance"]
+__all__ = [
+    "OPEN",
+    "RUN_STATUSES",
+    "TOKENS_MAX",
+    "TRANSITIONS",
+    "RunRecord",
+    "RunStatus",
+    "SpanKind",
+    "SpanRecord",
+    "advance",
+    "check_usage",
+]
 
 RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
 RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
@@ -91,6 +102,27 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         if self.started_at_ms is None or self.ended_at_ms is None:
             return None
         return self.ended_at_ms - self.started_at_ms
+
+
+TOKENS_MAX = 2**53
+"""What every JSON reader takes as a whole number."""
+
+
+def check_usage(usage: object) -> Usage:
+    """The usage, all of whose counts are whole numbers from 0 to 2**53.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    if not isinstance(usage, Usage):
+        raise TypeError(f"usage must be a Usage, not {type(usage).__name__}: Usage(total_tokens=150)")
+    for name in usage.__struct_fields__:
+        count: object = getattr(usage, name)
+        if type(count) is not int:
+            raise TypeError(f"usage.{name} must be a whole number, not {type(count).__name__}")
+        if not 0 <= count <= TOKENS_MAX:
+            raise ValueError(f"usage.{name} must be from 0 to 2**53, not {count}")
+    return usage
 
 
 def advance(

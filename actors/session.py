@@ -66,6 +66,8 @@ class Session:
         owner: str | None = None,
         tags: Iterable[str] = (),
     ) -> None:
+        if not isinstance(runtime, Runtime):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"a Session needs a Runtime first, not {runtime!r}: Session(runtime, {id!r})")
         self.id: str = check_session_id(id)
         self.runtime = runtime
         self.defaults: SessionDefaults = SessionDefaults(

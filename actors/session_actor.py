@@ -10,6 +10,7 @@ interrupted.
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
@@ -44,6 +45,7 @@ from .session_messages import (
     ReadSpans,
     RecordStep,
     Settled,
+    TurnRevoked,
 )
 from .session_records import SessionHead, copy_metadata
 from .turns import Entry, Granted, Queued, Turn, TurnQueue
@@ -54,8 +56,17 @@ _log = logging.getLogger("callboard.session")
 
 INTERRUPTED = "the process ended before the run did"
 
-Waiting = tuple[Ticket, BeginTurn | Append | None]
-"""Who waits for a turn: the reply that is owed, and for what. No message: a turn that was running before a restart."""
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who waits for a turn, or has it: the reply that is owed, for what, and the agent that sent it.
+
+    None in its place: the turn ran before the session was loaded anew.
+    """
+
+    ticket: Ticket
+    message: BeginTurn | Append
+    sender: ActorId | None
 
 
 class SessionActor(Actor):
@@ -91,14 +102,14 @@ class SessionActor(Actor):
         """Grant a turn, or let it queue, as the overlap policy says."""
         self.history.load()  # a store that cannot be read refuses here, while nothing has changed yet
         ticket = context.defer()
-        entry: Entry[Waiting | None] = Entry(message.run.id, (ticket, message))
+        entry: Entry[Waiting | None] = Entry(message.run.id, Waiting(ticket, message, context.sender))
         outcome = self.turns.offer(entry, message.overlap)
         if isinstance(outcome, Granted):
             self._granted(Turn(outcome.number, entry), context)
         elif isinstance(outcome, Queued):
             self.ledger.runs[message.run.id] = message.run  # shown while it queues; stored when its turn begins
         else:
-            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length)
+            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
         return ticket
 
     @handles(RecordStep)
@@ -137,18 +148,18 @@ class SessionActor(Actor):
             self.ledger.close_turn(end, (), at_ms=context.wall_ms())
             self._advance_turns(running.number, context)
             return True
-        return self._withdraw(message.run_id, message.reason)
+        return self._withdraw(message.run_id, message.reason, context)
 
     @handles(Append, retryable=True, on_cancel="cancel")
     def append(self, message: Append, context: Context) -> Ticket:
         """Put messages at the end of history, now or when the turns before it have ended."""
         ticket = context.defer()
-        entry: Entry[Waiting | None] = Entry(message.id, (ticket, message), append=True)
+        entry: Entry[Waiting | None] = Entry(message.id, Waiting(ticket, message, context.sender), append=True)
         outcome = self.turns.offer(entry)
         if isinstance(outcome, Granted):
             self._granted(Turn(outcome.number, entry), context)
         elif not isinstance(outcome, Queued):
-            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length)
+            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
         return ticket
 
     @handles(Abandoned)
@@ -158,7 +169,7 @@ class SessionActor(Actor):
         if isinstance(message, BeginTurn):
             self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
         elif isinstance(message, Append):
-            self._withdraw(message.id, "the caller went away")
+            self._withdraw(message.id, "the caller went away", context)
 
     # The session ----------------------------------------------------------------------------------------------------
 
@@ -172,12 +183,17 @@ class SessionActor(Actor):
 
     @handles(DeleteSession)
     def delete(self, _message: DeleteSession, context: Context) -> bool:
-        """Drop it all. Turns that wait fail; one that runs is refused from now on."""
+        """Drop it all. Turns that wait fail; one that runs is refused from now on, and its agent is told to stop."""
         if self.ledger.head is None:
             return False
         for entry in self.turns.clear():
             assert entry.payload is not None
-            entry.payload[0].fail(UnknownSession(f"session {self.id.key!r} was deleted while this waited for its turn"))
+            entry.payload.ticket.fail(
+                UnknownSession(f"session {self.id.key!r} was deleted while this waited for its turn")
+            )
+        running = self.turns.running
+        if running is not None and running.entry.payload is not None and running.entry.payload.sender is not None:
+            context.tell(running.entry.payload.sender, TurnRevoked(running.entry.run_id, self.id.key))
         last_number = self.turns.last_number
         self.turns = TurnQueue()
         self.turns.restore(last_number)
@@ -260,8 +276,7 @@ class SessionActor(Actor):
         granted: Turn[Waiting | None] | None = turn
         while granted is not None:
             assert granted.entry.payload is not None
-            ticket, message = granted.entry.payload
-            assert message is not None
+            ticket, message = granted.entry.payload.ticket, granted.entry.payload.message
             at_ms = context.wall_ms()
             self.ledger.ensure(message.defaults, at_ms=at_ms)
             if isinstance(message, Append):
@@ -304,13 +319,15 @@ class SessionActor(Actor):
             raise stale  # deleted and begun anew
         return list(stored)
 
-    def _withdraw(self, entry_id: str, reason: str) -> bool:
+    def _withdraw(self, entry_id: str, reason: str, context: Context) -> bool:
         entry = self.turns.withdraw(entry_id)
         if entry is None:
             return False
-        self.ledger.runs.pop(entry_id, None)
+        if entry_id in self.ledger.runs:
+            self.ledger.note_cancelled(self.ledger.runs[entry_id], reason, at_ms=context.wall_ms())
+            self._stage(context)
         assert entry.payload is not None
-        entry.payload[0].fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
+        entry.payload.ticket.fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
         return True
 
     def _open_runs(self, head: SessionHead) -> list[RunRecord]:

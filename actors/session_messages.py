@@ -31,6 +31,7 @@ __all__ = [
     "ReadSpans",
     "RecordStep",
     "Settled",
+    "TurnRevoked",
 ]
 
 
@@ -102,6 +103,13 @@ class CancelTurn(Request[bool], frozen=True):
     run_id: str
     reason: str
     status: Literal["failed", "cancelled", "interrupted"] = "cancelled"
+
+
+class TurnRevoked(Request[None], frozen=True):
+    """Sent to an agent: the session of this run is no more. Its turn is over, whatever it does."""
+
+    run_id: str
+    session_id: str
 
 
 class Append(Request[list[Message]], frozen=True):

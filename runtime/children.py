@@ -36,7 +36,7 @@ class Children:
         self._ended = ended
         self._scopes: dict[tuple[ActorId, Any], anyio.CancelScope] = {}
         self._disowned: set[anyio.CancelScope] = set()
-        self._cutting = False
+        self._cutting: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._scopes) + len(self._disowned)
@@ -45,8 +45,9 @@ class Children:
         """Start `work`; `tag` is the owner's name for it and not in use."""
         assert (owner, tag) not in self._scopes, f"{owner} has a child {tag!r} already"
         scope = self._scopes[owner, tag] = anyio.CancelScope()
-        if self._cutting:
+        if self._cutting is not None:
             scope.cancel()
+            self._cutting(f"{owner}: {tag}")
         self._tasks.start_soon(self._run, owner, tag, work, scope)
 
     def cancel(self, owner: ActorId, tag: Any) -> bool:
@@ -64,12 +65,14 @@ class Children:
             scope.cancel()
             self._disowned.add(scope)
 
-    def cut(self) -> list[str]:
-        """Cancel all children, and from now on each new one as it starts; returns their names, for people."""
-        self._cutting = True
-        for scope in (*self._scopes.values(), *self._disowned):
+    def cut(self, note: Callable[[str], None]) -> None:
+        """Cancel all children, and from now on each new one as it starts; `note` gets the name of each."""
+        self._cutting = note
+        for scope in self._disowned:
             scope.cancel()
-        return [f"{owner}: {tag}" for owner, tag in self._scopes]
+        for (owner, tag), scope in self._scopes.items():
+            scope.cancel()
+            note(f"{owner}: {tag}")
 
     async def _run(
         self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]], scope: anyio.CancelScope

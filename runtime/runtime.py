@@ -82,7 +82,13 @@ class Runtime:
 
     @property
     def store(self) -> Store:
-        """The store, for reading."""
+        """The store, for reading.
+
+        Raises:
+            Stopping: the runtime was never entered.
+        """
+        if not self._entered:
+            raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
         return self._store
 
     def register(
@@ -227,7 +233,7 @@ class Runtime:
     async def _close(self) -> None:
         self._post.accepting = False
         if not self._quiet():
-            self.cut.extend(self._children.cut())
+            self._children.cut(self.cut.append)
             self._dispatcher.run(lambda: self._supervisor.cut_short(self._registry))
             await self._wait_quiet(CANCEL_GRACE_S)
         self._stop_actors()

@@ -325,7 +325,8 @@ def test_chat_that_is_cancelled_while_it_queues_never_runs_and_holds_up_nobody(r
 
             assert await texts_of(session) == ["first", "echo: first", "second", "echo: second"]
             assert len(model.requests) == 2
-            assert [record.turn for record in await session.runs()] == [1, 2]
+            records = [(record.turn, record.status, record.duration_ms is None) for record in await session.runs()]
+            assert records == [(1, "completed", False), (0, "cancelled", True), (2, "completed", False)]
 
     run(body)
 

@@ -157,13 +157,13 @@ def test_ledger_that_is_loaded_in_mid_turn_goes_on_with_its_steps() -> None:
     assert stored.archive.step_count("s", 1) == 0
 
 
-def test_given_ids_and_times_are_kept_and_missing_ones_filled_in() -> None:
+def test_places_ids_and_runs_are_the_sessions_own_and_a_given_time_is_kept() -> None:
     stored = Stored()
     stored.ledger.ensure(DEFAULTS, at_ms=1)
     given_one = Message(role="user", content="old", id="mine", created_at_ms=7, seq=99, run_id="imported")
     kept, made = stored.ledger.append([given_one, user("new")], at_ms=50)
 
-    assert (kept.id, kept.created_at_ms, kept.seq, kept.run_id) == ("mine", 7, 1, "imported")
+    assert (kept.id, kept.created_at_ms, kept.seq, kept.run_id) == ("msg_00000001", 7, 1, None)
     assert (made.id, made.created_at_ms, made.seq, made.run_id) == ("msg_00000002", 50, 2, None)
 
 

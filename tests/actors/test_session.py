@@ -67,7 +67,7 @@ def test_stored_messages_have_their_place_id_time_and_author(run: Run) -> None:
             assert [(m.seq, m.id) for m in (first, second, third)] == [
                 (1, "msg_00000001"),
                 (2, "msg_00000002"),
-                (3, "mine"),
+                (3, "msg_00000003"),
             ]
             assert [m.author for m in (first, second, third)] == ["ann", None, None]
             assert all(message.run_id is None for message in (first, second, third))
@@ -314,7 +314,7 @@ def test_delete_fails_what_waits_refuses_what_runs_and_lets_the_next_ones_work(r
                 assert await session.delete()
                 await attempt("next", lambda: agent.chat("next"))
 
-            expected = {"running": "RunFailed", "waiting": "UnknownSession", "append": "UnknownSession", "next": "done"}
+            expected = {"running": "UnknownSession", "waiting": "UnknownSession", "append": "UnknownSession", "next": "done"}
             assert outcomes == expected
             assert await texts_of(session) == ["next", "echo: next"]
             assert [each.status for each in await session.runs()] == ["completed"]

@@ -9,7 +9,22 @@ import anyio.lowlevel
 import pytest
 import trio.testing
 
-from callboard import Agent, Failed, RunFailed, RunPolicy, Runtime, Session, StoreUnavailable, ToolCall, Unknown
+from callboard import (
+    Agent,
+    Failed,
+    Message,
+    RunFailed,
+    RunPolicy,
+    Runtime,
+    Session,
+    StaleTurn,
+    StoreUnavailable,
+    ToolCall,
+    Unknown,
+    UnknownSession,
+)
+from callboard.actors.ledger import RunEnd
+from callboard.actors.session_messages import CloseTurn
 from callboard.runtime import Backoff
 from callboard.store import Batch, Conflict, Fenced, MemoryStore, Table
 from callboard.testing import ModelScript, ScriptedModel, model_answer
@@ -282,17 +297,23 @@ def test_late_words_of_a_deleted_turn_are_refused_by_the_one_that_has_its_number
             async with anyio.create_task_group() as tasks:
 
                 async def chat_too_late() -> None:
-                    with pytest.raises(RunFailed, match="could not be stored"):
+                    with pytest.raises(UnknownSession, match="deleted while its turn ran"):
                         await slow.chat("old")
 
                 tasks.start_soon(chat_too_late)
                 await anyio.sleep(0.1)
+                (old,) = await session.runs()
                 assert await session.delete()
                 refuse_commit(store)  # and a reload forgets the number too
                 with pytest.raises(Failed):
                     await session.add_message("user", "never")
-                await quick.chat("new")
+                tasks.start_soon(quick.chat, "new")
+                await anyio.sleep(0.1)
+                late = CloseTurn(old.id, old.turn, RunEnd("completed"), (Message(role="user", content="old"),))
+                with pytest.raises(StaleTurn):
+                    await runtime.session_actor("s").ask(late)
 
+            assert old.turn == 1
             assert [run.turn for run in await session.runs()] == [1]
             assert await texts_of(session) == ["new", "echo: new"]
             assert [each.status for each in await session.runs()] == ["completed"]

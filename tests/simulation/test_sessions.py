@@ -119,7 +119,9 @@ class Witness:
 
     def check_turns(self, session: str, archive: Archive, messages: list[Message]) -> None:
         records = {record.id: record for record in archive.runs(session)}
-        turns = [record.turn for record in records.values() if not record.manual]
+        begun = [record for record in records.values() if record.turn]
+        assert all(record.manual or record.status == "cancelled" for record in records.values() if not record.turn)
+        turns = [record.turn for record in begun]
         assert len(turns) == len(set(turns)), "two runs had one turn"
         assert all(not record.is_open for record in records.values())
         last_turn = seq = 0
