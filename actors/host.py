@@ -60,6 +60,8 @@ class Runtime(Kernel):
         durability: Literal["sync", "async"] = "sync",
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
     ) -> None:
+        if not os.fspath(path):
+            raise ValueError('a Runtime needs the path of a directory, as in Runtime("support.lmdb"), not ""')
         self._set_up(partial(LmdbStore, Path(path), durability=durability), drain_timeout_s)
 
     @classmethod

@@ -67,6 +67,8 @@ class SessionManager:
             if updated_after.tzinfo is None:
                 raise ValueError("updated_after needs a time zone: datetime.now(timezone.utc), not datetime.now()")
             updated_after = int(updated_after.timestamp() * 1000)
+        elif updated_after is not None and not isinstance(updated_after, int):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"updated_after must be a datetime or milliseconds since 1970, not {updated_after!r}")
         return Archive(self._runtime.store).sessions(
             owner=check_owner(owner), tag=check_tag(tag), updated_after_ms=updated_after, limit=limit, cursor=cursor
         )

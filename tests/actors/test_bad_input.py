@@ -219,6 +219,7 @@ def test_what_a_session_is_made_with_is_checked_before_anything_happens(
         ({"limit": None}, TypeError),
         ({"cursor": "none of ours"}, ValueError),
         ({"updated_after": datetime(2030, 1, 1)}, ValueError),
+        ({"updated_after": "2030"}, TypeError),
         ({"owner": ""}, ValueError),
         ({"tag": ""}, ValueError),
         ({"tag": 5}, TypeError),
@@ -305,6 +306,11 @@ def test_run_by_hand_stays_as_it_is_where_its_end_makes_no_sense(run: Run, move:
 
 
 # The store ----------------------------------------------------------------------------------------------------------
+
+
+def test_store_without_a_path_is_refused_rather_than_put_where_the_program_stands() -> None:
+    with pytest.raises(ValueError, match=r"Runtime\("):
+        Runtime("")
 
 
 def test_store_path_that_is_a_file_is_refused_and_the_file_left_alone(run_in_real_time: Run, tmp_path: Path) -> None:
