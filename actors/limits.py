@@ -15,6 +15,7 @@ from .message import Message
 
 __all__ = [
     "AGENT_NAME_BYTES_MAX",
+    "FACT_CHARACTERS_MAX",
     "JSON_DEPTH_MAX",
     "MESSAGE_BYTES_MAX",
     "METADATA_BYTES_MAX",
@@ -68,6 +69,9 @@ RUN_ID_BYTES_MAX = 60
 
 REASON_CHARACTERS_MAX = 2_000
 """Of why a run failed: enough to see what happened; some exceptions quote whole documents."""
+
+FACT_CHARACTERS_MAX = 200
+"""Of what a server says beside an answer (finish_reason, model, request id): it stands in runs and spans."""
 
 JSON_DEPTH_MAX = 32
 """Lists and objects inside each other. Deeper ones are a mistake, most often a value that contains itself."""

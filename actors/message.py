@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
-__all__ = ["ROLES", "Message", "Part", "Role", "ToolCall", "Usage"]
+__all__ = ["COUNT_MAX", "ROLES", "Message", "Part", "Role", "ToolCall", "Usage"]
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -19,6 +19,8 @@ ROLES: tuple[str, ...] = get_args(Role)
 Part: TypeAlias = dict[str, Any]
 """One part of a multi-part content, as on the wire: {"type": "text", "text": "..."}, {"type": "image_url", ...}."""
 
+COUNT_MAX = 2**53
+"""The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
 
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
@@ -30,7 +32,6 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     name: str
     arguments: str = ""
     extra: dict[str, Any] = {}
-
 
 class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=True):
     """One message of a conversation.
@@ -70,9 +71,11 @@ class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=Tr
             return "".join(part["text"] for part in self.content if part.get("type") == "text")
         return self.content or ""
 
-
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """Tokens as the server reported them; `+` adds. `requests` counts the model calls in it."""
+    """Tokens as the server reported them. `requests` counts the model calls in it.
+
+    `+` adds up to COUNT_MAX: however many odd numbers come together, the sum can be stored.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -82,4 +85,5 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     requests: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
+        names = self.__struct_fields__
+        return Usage(*(min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in names))

@@ -19,7 +19,8 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
-from .message import Message, Part, ToolCall, Usage
+from .limits import FACT_CHARACTERS_MAX
+from .message import COUNT_MAX, Message, Part, ToolCall, Usage
 from .model import Delta, ModelAnswer, ModelRequest, ModelSettings, ToolSchema
 
 __all__ = [
@@ -163,10 +164,13 @@ class _Choice(Struct):
 
 
 class Piece(Struct):
-    """A whole body, or one event of a stream. The last five are where servers put errors into a 200."""
+    """A whole body, or one event of a stream. The last five are where servers put errors into a 200.
+
+    `usage` stays JSON here, so that whatever is odd in it does not cost the answer.
+    """
 
     choices: list[_Choice] | None = None
-    usage: dict[str, Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     model: str | None = None
     error: Any = None
     message: Any = None
@@ -187,9 +191,13 @@ def decode_piece(data: bytes) -> Piece:
     """Decode a body or an event's data.
 
     Raises:
-        ValueError: not UTF-8, not JSON, or not of this shape; its text names the place and never the content.
+        ValueError: not UTF-8, not JSON, nested too deeply, or not of this shape; its text names the place and never
+            the content.
     """
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 class _PartialCall:
@@ -219,13 +227,18 @@ class AnswerJoiner:
         self._reasoning: dict[str, list[str]] = {}
         self._kept: dict[str, Any] = {}
         self._calls = _CallJoiner()
-        self._usage: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
         self._model = ""
 
     def add(self, piece: Piece) -> list[Delta]:
-        """Take the next piece; returns what is new in it, to be shown."""
-        if piece.usage is not None:
-            self._usage = piece.usage  # the last one counts: servers send running totals
+        """Take the next piece; returns what is new in it, to be shown.
+
+        Raises:
+            UnusableAnswer: a part of the content, or the arguments of a tool call, are nothing that can be read.
+        """
+        usage = _usage_object(piece.usage)
+        if usage is not None:
+            self._usage = usage  # the last one counts: servers send running totals
         if piece.model:
             self._model = piece.model
         deltas: list[Delta] = []
@@ -313,7 +326,9 @@ class AnswerJoiner:
             tool_calls=calls,
             extra=extra,
         )
-        return ModelAnswer(message, self.finish_reason or "", decode_usage(self._usage), self._model, request_id)
+        finish_reason = (self.finish_reason or "")[:FACT_CHARACTERS_MAX]
+        model = self._model[:FACT_CHARACTERS_MAX]
+        return ModelAnswer(message, finish_reason, _decode_usage(self._usage), model, request_id)
 
 
 class _CallJoiner:
@@ -384,7 +399,10 @@ class _CallJoiner:
 def _arguments_text(arguments: Any) -> str:
     if arguments is None:
         return ""
-    return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    try:
+        return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    except (ValueError, OverflowError, RecursionError):  # the stack is higher here than it was for the decoder
+        raise UnusableAnswer("the arguments of a tool call hold a huge number or are nested too deeply") from None
 
 
 class _Thinking(Struct, tag="thinking"):
@@ -396,7 +414,7 @@ class _Thinking(Struct, tag="thinking"):
 def _thought(part: Any) -> str:
     try:
         thinking = msgspec.convert(part, _Thinking).thinking
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, RecursionError):
         return ""  # a part of another type: kept, not shown
     return "".join(str(piece.get("text", "")) for piece in thinking)
 
@@ -418,15 +436,25 @@ def _join_content(pieces: list[str | dict[str, Any]]) -> str | list[Part]:
     return parts
 
 
-def decode_usage(usage: dict[str, Any] | None) -> Usage:
-    """Tokens as reported, 0 for what is missing. One request was made in any case."""
-    usage = usage or {}
+_usage_decoder = msgspec.json.Decoder(dict[str, Any] | None)
+
+
+def _usage_object(usage: msgspec.Raw) -> dict[str, Any] | None:
+    """The usage of a piece, or None where there is none or its JSON cannot be read, as with a number of 400 digits."""
+    try:
+        return _usage_decoder.decode(usage) if bytes(usage) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _decode_usage(usage: dict[str, Any]) -> Usage:
+    """Tokens as reported, 0 for what is missing or odd. One request was made in any case."""
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens") or _count(usage.get("prompt_cache_hit_tokens"))
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=_count(usage.get("total_tokens")) or prompt + completion,
+        total_tokens=_count(usage.get("total_tokens")) or _count(prompt + completion),
         cached_tokens=cached,
         reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
         requests=1,
@@ -438,5 +466,8 @@ def _detail(usage: dict[str, Any], group: str, name: str) -> int:
     return _count(details.get(name)) if isinstance(details, dict) else 0  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType] # JSON
 
 
-def _count(value: Any) -> int:
-    return max(0, int(value)) if isinstance(value, int | float) else 0
+def _count(value: object) -> int:
+    """A whole number that can be stored; anything else counts as not reported."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= COUNT_MAX:
+        return 0
+    return int(value) if value == int(value) else 0

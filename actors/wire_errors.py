@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from .errors import BadRequest, BadResponse, ContextOverflow, ModelError, ModelUnavailable, RateLimited, Refused
+from .limits import FACT_CHARACTERS_MAX
 
 __all__ = ["ServerError", "error_of_status", "error_of_transport", "parse_error", "request_id_of", "retry_after_s_of"]
 
@@ -91,10 +92,11 @@ class _Finding(Struct):
 
 
 def parse_error(body: bytes) -> ServerError:
-    """Read an error in any of the known shapes; what is none of them (HTML, nothing) gives an empty one."""
+    """Read an error in any of the known shapes; what is none of them (HTML, nothing, an endless nest) gives an empty
+    one."""
     try:
         decoded = msgspec.json.decode(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ServerError()
     return _parse(decoded)
 
@@ -116,8 +118,9 @@ def _parse(decoded: Any) -> ServerError:
 def _parse_object(error: Mapping[str, Any]) -> ServerError:
     code, kind, message = error.get("code"), error.get("type"), error.get("message")
     codes = tuple(word for word in (code, kind) if isinstance(word, str) and word)
-    number = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()) else 0
-    status = number if 400 <= number <= 599 else None
+    if isinstance(code, str) and code.isdecimal() and len(code) == 3:  # Python refuses to read thousands of digits
+        code = int(code)
+    status = code if isinstance(code, int) and 400 <= code <= 599 else None
     return ServerError(message if isinstance(message, str) else "", codes, status)
 
 
@@ -193,7 +196,7 @@ def error_of_transport(error: Exception, *, where: str) -> ModelError:
 def request_id_of(headers: httpx.Headers) -> str | None:
     """The server's name for the request; OpenRouter calls it otherwise."""
     name: str | None = headers.get("x-request-id") or headers.get("x-generation-id")
-    return name
+    return name and name[:FACT_CHARACTERS_MAX]
 
 
 def retry_after_s_of(headers: httpx.Headers) -> float | None:

@@ -1,6 +1,7 @@
 """Requests to JSON and JSON to answers, by the rules of FACTS.md, "Wire truth"."""
 
 import itertools
+import json
 from typing import Any
 
 import msgspec
@@ -33,7 +34,7 @@ def call_piece(index: int | None = None, **fields: Any) -> dict[str, Any]:
 
 def join(*pieces: dict[str, Any]) -> tuple[ModelAnswer, list[Delta]]:
     joiner = AnswerJoiner()
-    deltas = [delta for piece in pieces for delta in joiner.add(decode_piece(msgspec.json.encode(piece)))]
+    deltas = [delta for piece in pieces for delta in joiner.add(decode_piece(json.dumps(piece).encode()))]
     return joiner.finish(request_id="r"), deltas
 
 
@@ -171,11 +172,48 @@ def test_details_of_usage_are_found_under_each_servers_names() -> None:
     assert deepseek.usage.cached_tokens == 4
 
 
-@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": None, "prompt_tokens_details": None}, {"prompt_tokens": "7"}])
-def test_broken_usage_does_not_cost_the_answer(usage: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {},
+        [7],
+        "much",
+        {"prompt_tokens": None, "prompt_tokens_details": None},
+        {"prompt_tokens": "7"},
+        {"prompt_tokens": True},
+        {"prompt_tokens": 7.5},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 2**53 + 1},
+        {"total_tokens": 2**70},
+        {"completion_tokens": 10**4000},
+        {
+            "prompt_tokens_details": {"cached_tokens": 2**64},
+            "completion_tokens_details": {"reasoning_tokens": -(2**70)},
+        },
+    ],
+)
+def test_broken_usage_counts_as_not_reported_and_does_not_cost_the_answer(usage: object) -> None:
     answer, _ = join({**chunk({"content": "a"}), "usage": usage})
 
     assert answer.usage == Usage(requests=1)
+
+
+def test_the_largest_usage_is_taken_and_a_sum_beyond_it_counts_as_not_reported() -> None:
+    answer, _ = join({**chunk({"content": "a"}), "usage": {"prompt_tokens": 2**53, "completion_tokens": 2.0}})
+
+    assert answer.usage == Usage(prompt_tokens=2**53, completion_tokens=2, requests=1)
+
+
+def test_usage_added_up_stays_within_its_bound() -> None:
+    usage = Usage(prompt_tokens=2**53, requests=1)
+
+    assert usage + usage == Usage(prompt_tokens=2**53, requests=2)
+
+
+def test_endless_names_are_cut() -> None:
+    answer, _ = join({**chunk({"content": "a"}, finish_reason="s" * 5000), "model": "m" * 5000})
+
+    assert (answer.finish_reason, answer.model) == ("s" * 200, "m" * 200)
 
 
 def test_chunks_without_choices_or_delta_are_read_over() -> None:
@@ -257,6 +295,24 @@ def test_a_body_that_says_nothing_is_no_answer(body: dict[str, Any]) -> None:
 def test_what_is_not_of_this_shape_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode_piece(data)
+
+
+@pytest.mark.parametrize("key", [b"usage", b"message", b"error", b"unknown"])
+def test_a_body_nested_without_end_is_a_value_error(key: bytes) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        decode_piece(b'{"' + key + b'":' + b"[" * 200_000)
+
+
+def test_a_tool_call_of_any_depth_is_an_answer_or_a_value_error() -> None:
+    refused: list[int] = []
+    for depth in range(1, 1_200):  # over all of Python's bound, wherever the stack stands now
+        call = b'{"function":{"name":"f","arguments":' + b"[" * depth + b"]" * depth + b"}}"
+        try:
+            AnswerJoiner().add(decode_piece(b'{"choices":[{"delta":{"tool_calls":[' + call + b"]}}]}"))
+        except ValueError:
+            refused.append(depth)
+
+    assert 100 not in refused
 
 
 # --- tool-call deltas ---

@@ -122,6 +122,18 @@ def test_any_json_gives_some_error(body: object) -> None:
     assert isinstance(error_of(400, body), BadRequest | ModelError)
 
 
+def test_an_error_nested_without_end_or_with_an_endless_code_is_an_error_all_the_same() -> None:
+    deep = b'{"error":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+    assert type(error_of(400, deep)) is BadRequest
+    assert type(error_of(400, in_error(code="9" * 5_000))) is BadRequest
+    assert type(error_of(400, in_error(code=2**63))) is BadRequest
+
+
+def test_an_endless_request_id_is_cut() -> None:
+    assert error_of(500, x_request_id="r" * 5_000).request_id == "r" * 200
+
+
 def test_hidden_texts_and_endless_messages_do_not_show() -> None:
     said = ServerError("Incorrect API key provided: sk-123456. You said: my PIN is 0000. " + "x" * 1000)
 
