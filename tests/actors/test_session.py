@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from callboard import Agent, CyclicAsk, Message, Runtime, Session, ToolCall, UnknownSession
+from callboard import Agent, CallboardError, CyclicAsk, Message, Runtime, Session, ToolCall, UnknownSession
 from callboard.testing import ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -302,7 +302,7 @@ def test_delete_fails_what_waits_refuses_what_runs_and_lets_the_next_ones_work(r
                 try:
                     await call()
                     outcomes[name] = "done"
-                except Exception as error:  # noqa: BLE001 - its kind is what is looked at
+                except CallboardError as error:
                     outcomes[name] = type(error).__name__
 
             async with anyio.create_task_group() as tasks:
@@ -314,7 +314,12 @@ def test_delete_fails_what_waits_refuses_what_runs_and_lets_the_next_ones_work(r
                 assert await session.delete()
                 await attempt("next", lambda: agent.chat("next"))
 
-            expected = {"running": "UnknownSession", "waiting": "UnknownSession", "append": "UnknownSession", "next": "done"}
+            expected = {
+                "running": "UnknownSession",
+                "waiting": "UnknownSession",
+                "append": "UnknownSession",
+                "next": "done",
+            }
             assert outcomes == expected
             assert await texts_of(session) == ["next", "echo: next"]
             assert [each.status for each in await session.runs()] == ["completed"]
