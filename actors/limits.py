@@ -37,6 +37,7 @@ __all__ = [
     "check_tag",
     "check_tags",
     "json_copy",
+    "reason_of",
     "storable_reason",
 ]
 
@@ -170,6 +171,15 @@ def storable_reason(text: str) -> str:
     return text[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()
 
 
+def reason_of(error: BaseException) -> str:
+    """The error's kind and text as a `storable_reason`, also where its own `__str__` raises."""
+    kind = type(error).__name__
+    try:
+        return storable_reason(f"{kind}: {error}")
+    except Exception as failure:  # noqa: BLE001 -- the __str__ of an error is anyone's code
+        return storable_reason(f"{kind} (its text cannot be had: {type(failure).__name__})")
+
+
 def json_copy(value: object, where: str) -> Any:
     """A deep copy of a JSON value: str, bool, None, finite numbers, lists, and dicts with string keys.
 
@@ -219,9 +229,9 @@ def _check_number(where: str, value: float) -> float:
 
 def _check_name(what: str, value: object, *, bytes_max: int) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a {what} must be a string, not {_a(value)}")
+        raise TypeError(f"{_with_article(what)} must be a string, not {_a(value)}")
     if not value:
-        raise ValueError(f"a {what} must not be empty: use 1 to {bytes_max} bytes of UTF-8")
+        raise ValueError(f"{_with_article(what)} must not be empty: use 1 to {bytes_max} bytes of UTF-8")
     size_bytes = len(_check_text(f"the {what}", value).encode())
     if size_bytes > bytes_max:
         raise ValueError(
@@ -246,5 +256,8 @@ def _check_text(where: str, value: str) -> str:
 
 
 def _a(value: object) -> str:
-    name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+    return _with_article(type(value).__name__)
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiouAEIOU" else f"a {noun}"

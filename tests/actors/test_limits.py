@@ -1,6 +1,7 @@
 import enum
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -75,6 +76,33 @@ def test_owner_and_author_may_be_none_but_not_empty() -> None:
             check("")
         with pytest.raises(ValueError, match="201 bytes"):
             check("o" * 201)
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (limits.check_agent_name, "an agent name must"),
+        (limits.check_owner, "an owner must"),
+        (limits.check_author, "an author must"),
+        (limits.check_run_id, "a run id must"),
+    ],
+)
+def test_names_go_by_the_right_article(check: Callable[[object], object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said} not be empty"):
+        check("")
+    with pytest.raises(TypeError, match=f"^{said} be a string, not an int"):
+        check(5)
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+def test_reason_is_kind_and_text_and_storable_whatever_the_error_says() -> None:
+    assert limits.reason_of(ValueError("a\ud800b")) == "ValueError: a?b"
+    assert limits.reason_of(Speechless()) == "Speechless (its text cannot be had: LookupError)"
+    assert len(limits.reason_of(ValueError("x" * 100_000))) == limits.REASON_CHARACTERS_MAX
 
 
 def test_agent_name_may_not_be_none() -> None:
