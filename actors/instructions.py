@@ -4,12 +4,17 @@ They are made anew for each run and are sent first, as the system message; they 
 """
 
 import inspect
+import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 __all__ = ["InstructionContext", "Instructions", "Template", "check_instructions", "render"]
+
+_BRACED = re.compile(r"\$\$|\$\{([^{}]+)\}")
+_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")  # as string.Template has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,7 @@ class InstructionContext:
     Attributes:
         agent: the agent's name.
         session_id: the session's id, or None where there is no session.
-        metadata: the session's metadata as it is when the turn begins; empty without a session.
+        metadata: the session's metadata as it is when the turn begins, a read-only mapping; empty without a session.
         run_id: the run that the instructions are for.
     """
 
@@ -28,13 +33,17 @@ class InstructionContext:
     metadata: Mapping[str, Any]
     run_id: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """Text with `${key}` or `$key` for the session's metadata, `agent` and `session_id`; `$$` is a dollar sign.
 
     `agent` and `session_id` are always those of the run, whatever the metadata says. Values are put in as `str` gives
-    them. A key that the metadata does not have fails the run: a prompt with a hole in it is worse.
+    them. A key that the metadata does not have fails the run: a prompt with a hole in it is worse. What stands inside
+    of a key's value is for a function to take out.
 
     Raises:
         ValueError: a dollar sign that begins no key.
@@ -48,6 +57,12 @@ class Template:
         if not isinstance(self.text, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"a Template is made from a string, not {type(self.text).__name__}")
         if not string.Template(self.text).is_valid():
+            odd = next((key for key in _BRACED.findall(self.text) if key and not _KEY.fullmatch(key)), None)
+            if odd is not None:
+                raise ValueError(
+                    f"the template names ${{{odd}}}, but fills in whole keys of a-z, A-Z, 0-9 and _ only: for a value "
+                    "inside of another, or another key, use a function of the InstructionContext"
+                )
             raise ValueError(f"{self.text!r} has a dollar sign that begins no ${{key}}: write $$ for the sign itself")
 
 

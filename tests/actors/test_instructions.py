@@ -39,10 +39,29 @@ def test_metadata_cannot_pass_for_the_agent_or_the_session() -> None:
         render(Template("$session_id"), without)
 
 
-@pytest.mark.parametrize("text", ["costs $ 5", "${customer", "${a.b}", "$"])
+@pytest.mark.parametrize("text", ["costs $ 5", "${customer", "${}", "$"])
 def test_dollar_sign_that_begins_no_key_is_refused_when_the_template_is_made(text: str) -> None:
     with pytest.raises(ValueError, match=r"write \$\$"):
         Template(text)
+
+
+@pytest.mark.parametrize("key", ["n.a", "n[a]", "first-name", "größe"])
+def test_key_inside_of_another_or_of_other_characters_needs_a_function(key: str) -> None:
+    with pytest.raises(ValueError, match="fills in whole keys of a-z, A-Z, 0-9 and _") as caught:
+        Template("for ${" + key + "}")
+
+    assert "${" + key + "}" in str(caught.value)
+    assert "a function of the InstructionContext" in str(caught.value)
+
+
+def test_metadata_is_read_only_for_a_function() -> None:
+    metadata: Any = {"plan": "gold"}
+    context: Any = InstructionContext(agent="Support", metadata=metadata)
+    metadata["plan"] = "none"
+
+    with pytest.raises(TypeError):
+        context.metadata["plan"] = "none"
+    assert context.metadata == {"plan": "gold"}
 
 
 def test_template_of_something_else_than_text_is_a_type_error() -> None:
