@@ -35,6 +35,7 @@ _OWN_KEYS: dict[str, type] = {
     "created_at_ms": int,
     "interrupted": bool,
 }
+_NUMBER_MAX = 2**63 - 1  # of a place or a time: what every reader of the store takes, and 292 million years
 # In place of content, an assistant message may carry one of these (OpenAI: refusal, audio, the old function_call).
 _CONTENT_SUBSTITUTES = frozenset({"refusal", "audio", "function_call"})
 
@@ -278,6 +279,7 @@ def _checked(message: Message, where: str) -> Message:
     collision = sorted((_WIRE_KEYS | _OWN_KEYS.keys()) & message.extra.keys())
     if collision:
         raise ValueError(f"{where}.extra holds {collision[0]!r}, which is a field of its own: set that field instead")
+    _check_own(message, where)
     _check_by_role(message, where)
     if message.name is not None:
         _check_filled(message.name, f"{where}.name")
@@ -293,6 +295,24 @@ def _checked(message: Message, where: str) -> Message:
         tool_calls=calls,
         extra=json_copy(message.extra, f"{where}.extra"),
     )
+
+
+def _check_own(message: Message, where: str) -> None:
+    """What a Message that is given may hold of what a session sets."""
+    for name in ("seq", "created_at_ms"):
+        number: object = getattr(message, name)
+        if type(number) is not int:
+            raise TypeError(f"{where}.{name} must be a whole number, not {type(number).__name__}")
+        if not 0 <= number <= _NUMBER_MAX:
+            raise ValueError(f"{where}.{name} must be from 0 to 2**63 - 1")
+    for name in ("id", "run_id"):
+        text: object = getattr(message, name)
+        if not isinstance(text, str) and (text is not None or name == "id"):
+            raise TypeError(f"{where}.{name} must be a string, not {type(text).__name__}")
+        json_copy(text, f"{where}.{name}")
+    interrupted: object = message.interrupted
+    if type(interrupted) is not bool:
+        raise TypeError(f"{where}.interrupted must be True or False, not {type(interrupted).__name__}")
 
 
 def _check_by_role(message: Message, where: str) -> None:

@@ -22,6 +22,7 @@ Part: TypeAlias = dict[str, Any]
 COUNT_MAX = 2**53
 """The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
 
+
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
 
@@ -32,6 +33,7 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     name: str
     arguments: str = ""
     extra: dict[str, Any] = {}
+
 
 class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=True):
     """One message of a conversation.
@@ -70,6 +72,7 @@ class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=Tr
         if isinstance(self.content, list):
             return "".join(part["text"] for part in self.content if part.get("type") == "text")
         return self.content or ""
+
 
 class Usage(Struct, frozen=True, omit_defaults=True):
     """Tokens as the server reported them. `requests` counts the model calls in it.

@@ -17,8 +17,8 @@ from callboard.actors.conversation import (
 from callboard.actors.message import ROLES, Message, Role, ToolCall
 
 
-def said(role: Role, content: str = "…") -> Message:
-    return Message(role=role, content=content)
+def said(role: Role, content: str = "…", **fields: Any) -> Message:
+    return Message(role=role, content=content, **fields)
 
 
 def calls(*ids: str) -> Message:
@@ -360,6 +360,12 @@ WRONG_VALUES: list[tuple[object, str]] = [
         {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "strict": True}}]},
         "unknown key 'strict'",
     ),
+    ({"role": "user", "content": "x", "seq": -1}, r"message.seq must be from 0 to 2\*\*63 - 1"),
+    (Message(role="user", content="x", seq=2**63), r"message.seq must be from 0 to 2\*\*63 - 1"),
+    (Message(role="user", content="x", created_at_ms=10**40), r"message.created_at_ms must be from 0 to 2\*\*63 - 1"),
+    (Message(role="user", content="x", created_at_ms=-1), r"message.created_at_ms must be from 0 to 2\*\*63 - 1"),
+    (Message(role="user", content="x", id="\ud800"), "message.id contains half a character"),
+    (Message(role="user", content="x", run_id="\ud800"), "message.run_id contains half a character"),
     (Message(role="user", content="x", extra={"role": "system"}), "extra holds 'role'"),
     (Message(role="user", content="x" * (4 * 2**20)), "more than the 4194304 that fit"),
     (
@@ -391,6 +397,11 @@ def test_message_with_a_wrong_value_is_refused_with_the_reason(value: object, re
         ({"role": "user", "content": "x", "name": 5}, "message.name must be a string, not int"),
         ({"role": "user", "content": "x", "seq": "5"}, r'message\["seq"\] must be int, not str'),
         ({"role": "user", "content": "x", "seq": True}, r'message\["seq"\] must be int, not bool'),
+        (said("user", seq=5.0), "message.seq must be a whole number, not float"),
+        (said("user", created_at_ms=True), "message.created_at_ms must be a whole number, not bool"),
+        (said("user", id=None), "message.id must be a string, not NoneType"),
+        (said("user", run_id=5), "message.run_id must be a string, not int"),
+        (said("user", interrupted=1), "message.interrupted must be True or False, not int"),
         ({"role": "user", "content": "x", "when": object()}, r'message.extra\["when"\] is an object'),
         ({"role": "user", "content": "x", 5: "y"}, "message.extra has the key 5"),
         ({"role": "tool", "content": "x", "tool_call_id": 5}, "tool_call_id must be a string, not int"),
@@ -405,6 +416,12 @@ def test_message_with_a_wrong_value_is_refused_with_the_reason(value: object, re
 def test_message_of_a_wrong_type_is_refused_with_the_reason(value: object, reason: str) -> None:
     with pytest.raises(TypeError, match=reason):
         as_message(value)
+
+
+def test_largest_place_and_time_are_taken() -> None:
+    message = said("user", seq=2**63 - 1, created_at_ms=2**63 - 1)
+
+    assert as_message(message) == message
 
 
 def test_message_in_a_list_is_named_by_its_place() -> None:
