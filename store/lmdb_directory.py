@@ -18,6 +18,7 @@ import lmdb
 
 from . import keys
 from .errors import Corrupt, NewerFormat, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from .lmdb_file import check_whole
 
 __all__ = [
     "FORMAT_VERSION",
@@ -33,7 +34,6 @@ __all__ = [
 FORMAT_VERSION = 1
 READERS_MAX = 512
 """LMDB's default of 126 is soon used up by readers in threads; a slot costs 64 bytes."""
-UNWRITTEN_PAGES_MAX = 64
 
 
 class WriterLock:
@@ -104,14 +104,17 @@ def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: 
 
     Raises:
         StoreUnavailable: there is none and `readonly`, or the disk or its permissions do not allow it.
-        Corrupt: what lies there is not LMDB's.
+        Corrupt: what lies there is not LMDB's, or not all of it is there.
     """
-    if readonly and not (os.path.isfile(path / "data.mdb") and os.path.getsize(path / "data.mdb")):
+    if readonly and not os.path.isfile(path / "data.mdb"):
         raise StoreUnavailable(
             f"there is no store at {str(path)!r}: check the path and its permissions (opening for writing creates one)"
         )
     try:
-        env = lmdb.open(
+        if not readonly and not os.path.lexists(path / "data.mdb"):
+            _create_file(path, map_size_bytes=map_size_bytes)
+        check_whole(path)
+        return lmdb.open(
             str(path),
             map_size=map_size_bytes,
             readonly=readonly,
@@ -126,27 +129,26 @@ def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: 
         )
     except (lmdb.Error, OSError) as error:
         raise read_error(error, path) from error
-    try:
-        _check_length(env, path)
-    except BaseException:
-        env.close()
-        raise
-    return env
 
 
-def _check_length(env: lmdb.Environment, path: Path) -> None:
-    """Refuse a file that was cut off: the kernel kills a process (SIGBUS) that touches a mapped page past the end.
+def _create_file(path: Path, *, map_size_bytes: int) -> None:
+    """Make data.mdb, whole or not at all, since an empty one is taken for a store that was lost.
 
-    A few pages may lack in a sound file, as LMDB does not write what its last transaction took and gave back.
+    LMDB creates its file first and fills it then: a process killed between, or a full disk, would leave it empty.
     """
-    page_bytes = env.stat()["psize"]
-    wanted_bytes = (env.info()["last_pgno"] + 1) * page_bytes
-    size_bytes = os.path.getsize(path / "data.mdb")
-    if wanted_bytes - size_bytes > UNWRITTEN_PAGES_MAX * page_bytes:
-        raise Corrupt(
-            f"file of the store {str(path)!r}",
-            f"it was cut off: {size_bytes} bytes are left of {wanted_bytes}; restore the directory from a copy",
-        )
+    new = path / "new.mdb"
+    try:
+        new.unlink(missing_ok=True)
+        with lmdb.open(str(new), subdir=False, lock=False, mode=0o600, map_size=map_size_bytes) as env:
+            env.sync(True)
+        new.rename(path / "data.mdb")
+    finally:
+        new.unlink(missing_ok=True)
+    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
