@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from .json_schema import schema_of
-from .limits import TOOL_RESULT_BYTES_MAX
+from .limits import TOOL_RESULT_BYTES_MAX, reason_of
 from .message import ToolCall
 from .model import ToolSchema
 
@@ -30,7 +32,6 @@ __all__ = ["Tool", "ToolContext", "ToolFunction", "ToolResult", "ToolSet", "tool
 ToolFunction: TypeAlias = Callable[..., Any]
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the API takes as a function's name
-_ERROR_CHARACTERS_MAX = 2_000  # of an exception's text: enough to react to; some quote whole documents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +43,17 @@ class ToolContext:
         run_id: the run that calls.
         turn: the number of its turn; 0 without a session.
         session_id: the session's id, or None where there is no session.
-        metadata: the session's metadata as it was when the turn began; not to be changed.
+        metadata: the session's metadata as it was when the turn began, a read-only mapping.
     """
 
     agent: str
     run_id: str
     turn: int = 0
     session_id: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +102,31 @@ class Tool:
         A sync function runs in a worker thread, since it may block.
 
         Cancellation: passes through. An async function is cancelled. A thread cannot be: a sync function goes on
-        unwatched, unless it asks by `anyio.from_thread.check_cancelled()`.
+        unwatched, unless it asks by `anyio.from_thread.check_cancelled()`. On asyncio, a function that awaits a task or
+        a future which others cancelled has failed: that cancellation is not the call's.
         """
         try:
             given = self._decoder.decode(arguments if arguments.strip() not in ("", "null") else "{}")
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             return ToolResult(f"Error: the arguments of {self.name} do not fit: {error}", is_error=True, cause=error)
+        except Exception as error:  # noqa: BLE001 -- half a character, endless nesting, the __post_init__ of a user's type
+            reason = reason_of(error)
+            return ToolResult(f"Error: the arguments of {self.name} do not fit: {reason}", is_error=True, cause=error)
         # Only what the model gave: the function's own defaults fill the rest, whatever objects they are.
         values = {key: value for key in given.__struct_fields__ if (value := getattr(given, key)) is not UNSET}
         values.update(dict.fromkeys(self._context_names, context))
         try:
             result = await self._run(values)
-            return _checked_size(result if isinstance(result, str) else msgspec.json.encode(result).decode(), self.name)
+            return _checked_size(result if isinstance(result, str) else _json_text(result), self.name)
         except Exception as error:  # noqa: BLE001 -- whatever a user's function raises is the tool's answer
-            reason = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX]
-            return ToolResult(_encodable(f"Error: {self.name} failed: {reason}"), is_error=True, cause=error)
+            return ToolResult(f"Error: {self.name} failed: {reason_of(error)}", is_error=True, cause=error)
+        except anyio.get_cancelled_exc_class() as error:
+            # Raises where a scope around the call is cancelled. Else the exception came from what the function awaited,
+            # and a task that ended with it would be missing from its group without a word (asyncio).
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            cause = RuntimeError("it awaited something that was cancelled")
+            cause.__cause__ = error
+            return ToolResult(f"Error: {self.name} failed: {cause}", is_error=True, cause=cause)
 
     async def _run(self, values: dict[str, Any]) -> object:
         if self._is_async:
@@ -262,6 +276,17 @@ def _arguments_schema(arguments: type[Struct], parameters: list[_Parameter]) -> 
 
 def _in_list(function: ToolFunction, values: dict[str, Any]) -> list[Any]:
     return [function(**values)]
+
+
+def _json_text(result: object) -> str:
+    return msgspec.json.encode(result, enc_hook=_as_dict).decode()
+
+
+def _as_dict(value: object) -> dict[object, object]:
+    """For mappings that msgspec does not know, as a context's metadata."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    raise TypeError(f"a result of type {type(value).__name__} cannot be written as JSON")
 
 
 def _checked_size(content: str, name: str) -> ToolResult:

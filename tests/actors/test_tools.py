@@ -1,3 +1,4 @@
+import asyncio
 import contextvars
 import enum
 import functools
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import msgspec
@@ -202,6 +204,111 @@ def test_exception_of_a_tool_is_a_result_without_a_traceback(backend: str) -> No
         assert result.content == "Error: tool failed: LookupError: no order 5"
         assert isinstance(result.cause, LookupError)
         assert "Traceback" not in result.content
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+class Picky(Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        raise Speechless
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exception_whose_text_cannot_be_had_is_a_result_too(backend: str) -> None:
+    def fails() -> str:
+        raise Speechless
+
+    def picky(value: Picky) -> int:
+        return value.number
+
+    result = call(fails, backend=backend)
+    refused = call(picky, '{"value": {"number": 5}}', backend=backend)
+
+    assert result.content == "Error: tool failed: Speechless (its text cannot be had: LookupError)"
+    assert isinstance(result.cause, Speechless)
+    assert refused.content.startswith("Error: the arguments of tool do not fit: Speechless")
+    assert isinstance(refused.cause, Speechless)
+
+
+async def awaits_a_cancelled_task() -> None:
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def awaits_a_cancelled_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(60)
+
+
+def awaits_in_a_thread() -> None:
+    anyio.from_thread.run(awaits_a_cancelled_future)
+
+
+@pytest.mark.parametrize(
+    "function", [awaits_a_cancelled_task, awaits_a_cancelled_future, cancels_itself, awaits_in_a_thread]
+)
+def test_tool_that_awaits_something_cancelled_is_an_error_result_and_its_task_goes_on(
+    function: Callable[..., Any],
+) -> None:
+    async def body() -> ToolResult:
+        result = await Tool(function, name="tool").call("", CONTEXT)
+        with anyio.fail_after(5):  # nothing of the cancellation is left
+            await anyio.sleep(0.001)
+        return result
+
+    result = anyio.run(body, backend="asyncio")
+
+    assert result.is_error
+    assert result.content == "Error: tool failed: it awaited something that was cancelled"
+    assert isinstance(result.cause, RuntimeError)
+    assert result.cause.__cause__ is not None
+
+
+def test_cancellation_passes_through_a_tool_that_awaits_something_cancelled() -> None:
+    async def body() -> bool:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await Tool(awaits_a_cancelled_future).call("", CONTEXT)
+            raise AssertionError("the scope is cancelled: nothing comes back")
+        return scope.cancelled_caught
+
+    assert anyio.run(body, backend="asyncio")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_metadata_is_read_only_for_a_tool_and_can_be_its_result(backend: str) -> None:
+    metadata = {"plan": "gold"}
+    context = ToolContext(agent="Support", run_id="r1", metadata=metadata)
+    metadata["plan"] = "none"
+
+    def change(context: Any) -> None:
+        context.metadata["plan"] = "none"
+
+    def give(context: ToolContext) -> list[object]:
+        return [context.metadata]
+
+    async def body() -> list[ToolResult]:
+        return [await Tool(function).call("", context) for function in (change, give)]
+
+    changed, given = anyio.run(body, backend=backend)
+
+    assert changed.is_error
+    assert "does not support item assignment" in changed.content
+    assert given == ToolResult('[{"plan":"gold"}]')
 
 
 def test_long_text_of_an_exception_is_cut() -> None:
