@@ -5,6 +5,7 @@ while one writes.
 """
 
 import base64
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = ["Archive", "SessionPage"]
 _log = logging.getLogger("callboard.archive")
 
 _SPANS_MAX = 2**32 - 1
+_CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the same owner and tag"
+_LIST_NAME_BYTES = 6
 _PAGE_SCAN = 256
 """Index entries read at a time while a filter is applied."""
 
@@ -152,7 +155,7 @@ class Archive:
                 or come twice.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            TypeError, ValueError: the cursor is not from the page before, or from a list of another owner or tag.
 
         Cost: one index step and one head a session given; with both owner and tag, one a session of the owner.
         """
@@ -161,7 +164,8 @@ class Archive:
             index, prefix = Index.OWNER, index_prefix(owner)
         elif tag is not None:
             index, prefix = Index.TAG, index_prefix(tag)
-        after = _from_cursor(cursor) if cursor is not None else None
+        list_name = _list_name(owner, tag)
+        after = self._position(cursor, index, list_name) if cursor is not None else None
         sessions: list[SessionHead] = []
         while hits := self._store.scan_index(index, prefix=prefix, after=after, limit=_PAGE_SCAN, newest_first=True):
             for hit in hits:
@@ -172,7 +176,7 @@ class Archive:
                     continue
                 if len(sessions) == limit:
                     assert after is not None
-                    return SessionPage(sessions, base64.urlsafe_b64encode(after).decode())
+                    return SessionPage(sessions, base64.urlsafe_b64encode(list_name + after).decode())
                 sessions.append(head)
                 after = hit.position
             after = hits[-1].position
@@ -183,6 +187,15 @@ class Archive:
         hits = self._store.scan_index(Index.OPEN_RUN)
         ids = (session_id_of(hit.stream) for hit in hits)
         return list(dict.fromkeys(id for id in ids if id is not None))
+
+    def _position(self, cursor: str, index: Index, list_name: bytes) -> bytes:
+        """The place behind which the page begins. TypeError, ValueError where this list has not given it."""
+        position = _from_cursor(cursor, list_name)
+        try:
+            self._store.scan_index(index, after=position, limit=0)  # only a store knows its positions
+        except ValueError as error:
+            raise ValueError(f"{cursor[:80]!r} is no cursor of this store: {_CURSOR_ADVICE}") from error
+        return position
 
     def _head_of(self, stream: str) -> SessionHead | None:
         session_id = session_id_of(stream)
@@ -197,8 +210,19 @@ def _run(session_id: str, key: bytes, value: bytes) -> RunRecord:
     return RUN_CODEC.decode(value, where=f"run {key!r} of session {session_id!r}")
 
 
-def _from_cursor(cursor: str) -> bytes:
+def _list_name(owner: str | None, tag: str | None) -> bytes:
+    """What a cursor begins with, so that it is not taken for the place in another list."""
+    return hashlib.blake2b(repr((owner, tag)).encode(), digest_size=_LIST_NAME_BYTES).digest()
+
+
+def _from_cursor(cursor: object, list_name: bytes) -> bytes:
+    """The store's part of a cursor."""
+    if not isinstance(cursor, str):
+        raise TypeError(f"cursor must be a string, not {type(cursor).__name__}: {_CURSOR_ADVICE}")
     try:
-        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-    except ValueError as error:
-        raise ValueError(f"{cursor!r} is no cursor: pass the `cursor` of the page before, unchanged") from error
+        data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+    except ValueError:
+        data = b""
+    if not data.startswith(list_name):
+        raise ValueError(f"{cursor[:80]!r} is no cursor of this list: {_CURSOR_ADVICE}")
+    return data[len(list_name) :]

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -21,7 +22,7 @@ from callboard.actors.archive import Archive
 from callboard.actors.ledger import Ledger
 from callboard.actors.run_record import RunRecord
 from callboard.actors.session_records import SPAN_CODEC, SessionDefaults, span_key, stream_of
-from callboard.store import Batch, MemoryStore, Row, Table
+from callboard.store import Batch, LmdbStore, MemoryStore, Row, Table
 from callboard.testing import ScriptedModel
 
 
@@ -95,18 +96,33 @@ def test_pages_joined_are_the_whole_list(limit: int, owner: str | None, tag: str
     assert pages == max(1, -(-len(joined) // limit))
 
 
-@pytest.mark.parametrize("cursor", ["", "é", "%%%", "c29tZXRoaW5n", "AAAA"])
-def test_cursor_that_is_none_of_ours_is_refused(cursor: str) -> None:
-    with pytest.raises(ValueError, match=r"after=|cursor"):
+@pytest.mark.parametrize("cursor", ["", "é", "%%%", "c29tZXRoaW5n", "AAAA", "AQAAAAAAAAPpAAAAAAAAAAI=", "\ud800"])
+def test_cursor_that_is_none_of_ours_is_refused_with_what_to_pass(cursor: str) -> None:
+    with pytest.raises(ValueError, match=r"is no cursor of this list: pass page\.cursor"):
         shelf_of(3).archive.sessions(cursor=cursor)
 
 
-def test_cursor_of_another_filter_is_refused() -> None:
+@pytest.mark.parametrize("cursor", [3, b"AAAA", 1.5])
+def test_cursor_that_is_no_text_is_a_type_error(cursor: object) -> None:
+    with pytest.raises(TypeError, match=r"cursor must be a string, not .*: pass page\.cursor"):
+        shelf_of(3).archive.sessions(cursor=cursor)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] the test
+
+
+@pytest.mark.parametrize("filters", [{}, {"owner": "anna"}, {"tag": "third"}])
+def test_cursor_of_another_filter_is_refused(filters: dict[str, Any]) -> None:
     archive = shelf_of(10).archive
     cursor = archive.sessions(owner="ann", limit=1).cursor
 
-    with pytest.raises(ValueError, match="position"):
-        archive.sessions(limit=1, cursor=cursor)
+    with pytest.raises(ValueError, match=r"cursor of .* list: pass page\.cursor .* with the same owner and tag"):
+        archive.sessions(limit=1, cursor=cursor, **filters)
+
+
+def test_cursor_of_another_kind_of_store_is_refused(tmp_path: Path) -> None:
+    cursor = shelf_of(3).archive.sessions(limit=1).cursor
+    LmdbStore(tmp_path).close()
+
+    with Archive.open(tmp_path) as archive, pytest.raises(ValueError, match=r"cursor of this store: pass page\.cursor"):
+        archive.sessions(cursor=cursor)
 
 
 def test_session_that_cannot_be_read_is_left_out_of_the_list_and_hides_no_other() -> None:
