@@ -37,9 +37,13 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runtime/runtime.py::Runtime._close": "a closer that raises must not keep the store open",
             "actors/execution.py::Execution._answer": "the run's guard: a tool's or a model's crash must end the turn",
             "actors/execution.py::Execution._system": "a user's function: whatever it raises must end the turn",
+            "actors/limits.py::reason_of": "the __str__ of an error is anyone's code, and a reason there must be",
             "actors/tools.py::Tool.call": "whatever a user's function raises is the tool's answer to the model",
             "actors/facade/fake_upstream.py::FakeUpstream._step": "a user's script: who asked is told of it",
             "runtime/supervisor.py": "the guard: what a handler raises must never reach a sibling",
+        },
+        "a_task_lives_in_a_task_group": {
+            "tests/actors/test_tool_faults.py::awaits_a_cancelled_task": "a user's tool, which does what ours may not",
         },
         "only_the_waking_file_knows_trio_from_asyncio": {
             "runtime/waking.py": "the border: it holds one implementation of waking for each backend",

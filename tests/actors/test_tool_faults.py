@@ -1,0 +1,149 @@
+"""Tools that go wrong in ways of their own, and tools that are cancelled: the one is an answer, the other passes."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+from msgspec import Struct
+
+from callboard.actors.tools import Tool, ToolContext, ToolResult
+
+CONTEXT = ToolContext(agent="Support", run_id="r1")
+BACKENDS = ["trio", "asyncio"]
+
+
+def call(function: Callable[..., Any], arguments: str = "", *, backend: str = "trio") -> ToolResult:
+    return anyio.run(Tool(function, name="tool").call, arguments, CONTEXT, backend=backend)
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+class Picky(Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        raise Speechless
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exception_whose_text_cannot_be_had_is_a_result_too(backend: str) -> None:
+    def fails() -> str:
+        raise Speechless
+
+    def picky(value: Picky) -> int:
+        return value.number
+
+    result = call(fails, backend=backend)
+    refused = call(picky, '{"value": {"number": 5}}', backend=backend)
+
+    assert result.content == "Error: tool failed: Speechless (its text cannot be had: LookupError)"
+    assert isinstance(result.cause, Speechless)
+    assert refused.content.startswith("Error: the arguments of tool do not fit: Speechless")
+    assert isinstance(refused.cause, Speechless)
+
+
+async def awaits_a_cancelled_task() -> None:
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def awaits_a_cancelled_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(60)
+
+
+def awaits_in_a_thread() -> None:
+    anyio.from_thread.run(awaits_a_cancelled_future)
+
+
+@pytest.mark.parametrize(
+    "function", [awaits_a_cancelled_task, awaits_a_cancelled_future, cancels_itself, awaits_in_a_thread]
+)
+def test_tool_that_awaits_something_cancelled_is_an_error_result_and_its_task_goes_on(
+    function: Callable[..., Any],
+) -> None:
+    async def body() -> ToolResult:
+        result = await Tool(function, name="tool").call("", CONTEXT)
+        with anyio.fail_after(5):  # nothing of the cancellation is left
+            await anyio.sleep(0.001)
+        return result
+
+    result = anyio.run(body, backend="asyncio")
+
+    assert result.is_error
+    assert result.content == "Error: tool failed: it awaited something that was cancelled"
+    assert isinstance(result.cause, RuntimeError)
+    assert result.cause.__cause__ is not None
+
+
+def test_cancellation_passes_through_a_tool_that_awaits_something_cancelled() -> None:
+    async def body() -> bool:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await Tool(awaits_a_cancelled_future).call("", CONTEXT)
+            raise AssertionError("the scope is cancelled: nothing comes back")
+        return scope.cancelled_caught
+
+    assert anyio.run(body, backend="asyncio")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancellation_passes_through_an_async_tool(backend: str) -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("cleaned up")
+
+    async def body() -> None:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(Tool(waits).call, "", CONTEXT)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        assert scope.cancelled_caught
+
+    anyio.run(body, backend=backend)
+
+    assert ended == ["cleaned up"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancellation_does_not_wait_for_a_thread(backend: str) -> None:
+    started, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        started.set()
+        released.wait(5)
+        ended.set()
+
+    async def body() -> bool:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(Tool(blocks).call, "", CONTEXT)
+                await anyio.to_thread.run_sync(started.wait, 10)
+                scope.cancel()
+        was_still_running = not ended.is_set()
+        released.set()
+        return was_still_running
+
+    assert anyio.run(body, backend=backend)
