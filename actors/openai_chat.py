@@ -54,6 +54,10 @@ ERROR_BYTES_MAX = 64 * 1024
 class OpenAIChat:
     """A model behind the OpenAI chat completions API. One object serves many runs at once, on trio and on asyncio.
 
+    Make one and give it to all agents: it holds the connections. One for each agent or request connects anew each time
+    and leaves an idle socket behind, which stays open until `aclose`, until that object's next request, or until the
+    runtime that it served closes. Agents may differ in model and settings all the same: both go with each request.
+
     Args:
         base_url: where the API is, for instance "http://127.0.0.1:8080/v1"; else OPENAI_BASE_URL; else OpenAI's own
             if there is a key.
@@ -254,7 +258,7 @@ class _Exchange:
         dialect = self._server.dialect
         try:
             return encode_request(self._request, self._settings, dialect=dialect, stream=self._streamed)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             # Neither the cause nor its text: a UnicodeEncodeError carries the message.
             kind = type(error).__name__
             text = f"the request cannot be written as JSON ({kind}): is all of it text, numbers, lists and dicts?"

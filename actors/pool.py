@@ -12,7 +12,8 @@ connection goes back on the stack only when its response was read to the end and
 it is closed.
 
 What is not promised: there is no background task, so idle connections past their time are closed when the next
-request to the same origin comes or goes, a few at a time, or by `aclose`.
+request to the same origin comes or goes, a few at a time, or by `aclose`. A pool that gets no further request keeps its
+idle sockets: make one and share it.
 
 Source: httpcore's connection pool for the rules of reuse; FACTS.md, section httpx, for the figures.
 """

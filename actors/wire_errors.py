@@ -8,12 +8,13 @@ error of the API.
 Source: OpenAI's error codes; FACTS.md, "Wire truth" (errors, headers) and "Faults".
 """
 
+import errno
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -71,6 +72,12 @@ BY_EXCEPTION: tuple[tuple[type[Exception], type[ModelError], str], ...] = (
     (httpx.StreamError, ModelUnavailable, "the connection was closed from this side"),
 )
 """The first row that fits holds."""
+
+_NO_FILES = {errno.EMFILE: "this process has", errno.ENFILE: "this machine has"}
+_NO_FILES_HELP = (
+    "no file descriptors left, of which each connection takes one: make one OpenAIChat and share it between all "
+    "agents, set its connections_max, close what else is open, or raise the limit (ulimit -n)"
+)
 
 RETRY_AFTER_S_MAX = 24 * 3600.0
 _MESSAGE_LENGTH_MAX = 300
@@ -185,12 +192,26 @@ def _hint(status: int, headers: httpx.Headers) -> str:
 
 def error_of_transport(error: Exception, *, where: str) -> ModelError:
     """The typed error for an exception of httpx."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _NO_FILES:
+            return ModelUnavailable(f"{where}: {_NO_FILES[cause.errno]} {_NO_FILES_HELP} ({type(error).__name__})")
     for kind, ours, text in BY_EXCEPTION:
         if isinstance(error, kind):
             # h11 quotes the bytes that it cannot read, which may be anything.
             details = "" if "bytearray(" in str(error) else _shorten(str(error))
             return ours(f"{where}: {text} ({type(error).__name__}{': ' if details else ''}{details})")
     raise error  # not a fault of operation: a mistake in this program
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that led to it, through groups: several addresses fail together."""
+    found: list[BaseException] = [error]
+    for each in found:  # grows meanwhile
+        yield each
+        causes = [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            causes += cast("BaseExceptionGroup[BaseException]", each).exceptions
+        found += [cause for cause in causes if cause is not None and cause not in found]
 
 
 def request_id_of(headers: httpx.Headers) -> str | None:

@@ -1,7 +1,10 @@
 """OpenAIChat over real sockets, on both backends: every fault is a typed error, and a whole answer is never lost."""
 
 import gzip
-from collections.abc import Awaitable, Callable
+import os
+import resource
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -14,7 +17,6 @@ from callboard import (
     ContextOverflow,
     Delta,
     Message,
-    Model,
     ModelAnswer,
     ModelError,
     ModelRequest,
@@ -278,6 +280,67 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
         await ask(upstream, streamed=False)
 
 
+@contextmanager
+def no_file_descriptor_left() -> Generator[None, None, None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@on_both_backends
+async def test_want_of_file_descriptors_is_named_and_passes() -> None:
+    async with FakeUpstream() as upstream:
+        chat = client_of(upstream)
+        await chat.complete(REQUEST)  # Python imports some modules at the first call only
+        await chat.aclose()
+        with no_file_descriptor_left(), pytest.raises(ModelUnavailable, match="process has no file descriptors left"):
+            await chat.complete(REQUEST)
+        answered = await chat.complete(REQUEST)
+        await chat.aclose()
+
+        assert answered.message.text
+
+
+@pytest.mark.parametrize("key", [b"message", b"error", b"unknown"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_answer_nested_without_end_is_a_bad_response(key: bytes, backend: str) -> None:
+    deep = b'{"' + key + b'":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    async def body() -> None:
+        async with FakeUpstream([UpstreamAnswer(body=deep), answer(events=[deep, b"[DONE]"])]) as upstream:
+            for streamed in (False, True):
+                with pytest.raises(BadResponse, match="nested too deeply"):
+                    await ask(upstream, streamed=streamed)
+
+    run(body, backend)
+
+
+@on_both_backends
+async def test_a_refusal_nested_without_end_is_its_status() -> None:
+    deep = b'{"error":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    async with FakeUpstream([UpstreamAnswer(status=400, body=deep)]) as upstream:
+        with pytest.raises(BadRequest):
+            await ask(upstream, streamed=False)
+
+
+@on_both_backends
+async def test_a_request_nested_without_end_is_refused_at_the_door() -> None:
+    deep: list[Any] = []
+    for _ in range(5_000):
+        deep = [deep]
+    request = ModelRequest(REQUEST.messages, settings=ModelSettings(extra_body={"deep": deep}))
+    async with FakeUpstream() as upstream:
+        with pytest.raises(BadRequest, match="cannot be written as JSON"):
+            await ask(upstream, streamed=False, request=request)
+
+    assert not upstream.requests
+
+
 def delta_event(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
 
@@ -401,77 +464,3 @@ async def test_a_mock_transport_is_a_transport() -> None:
     chat = OpenAIChat(base_url="http://host/v1?api-version=1", model="m", transport=httpx.MockTransport(handle))
 
     assert (await chat.complete(REQUEST)).message.text == "hi"
-
-
-# --- the door ---
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] # a fixture
-    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"model": "m"}, ["base_url", "OPENAI_BASE_URL", "api_key", "OPENAI_API_KEY"]),
-        ({"base_url": "https://api.openai.com/v1", "model": "m"}, ["api_key", "OPENAI_API_KEY", "OPENAI_BASE_URL"]),
-        ({"base_url": "http://host/v1"}, ["model", "OPENAI_MODEL"]),
-        ({"base_url": "localhost:8080/v1", "model": "m"}, ["base_url", "OPENAI_BASE_URL", "http://127.0.0.1"]),
-        ({"base_url": "http://[::1/v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "http:///v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "http://a b/v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "http://a..b/v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "http://host:99999/v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "ftp://host/v1", "model": "m"}, ["base_url"]),
-        ({"base_url": "http://host/v1/chat/completions", "model": "m"}, ["base_url", "before /chat/completions"]),
-        ({"base_url": "http://host/v1", "model": "m", "api_key": "sk-1\n"}, ["api_key", "OPENAI_API_KEY"]),
-        ({"base_url": "http://host/v1", "model": "m", "timeout_s": 0}, ["timeout_s"]),
-        ({"base_url": "http://host/v1", "model": "m", "progress_timeout_s": -1}, ["progress_timeout_s"]),
-    ],
-)
-def test_what_is_missing_or_malformed_is_named(options: dict[str, Any], names: list[str]) -> None:
-    with pytest.raises(ValueError, match=r".+") as caught:
-        OpenAIChat(**options)
-
-    assert [name for name in names if name not in str(caught.value)] == []
-
-
-def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
-    with pytest.raises(ValueError, match="base_url") as caught:
-        OpenAIChat(base_url="http://user:pa55word@host/v1", model="m")
-
-    assert "pa55word" not in str(caught.value)
-
-
-def test_transport_and_client_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="either transport or client"):
-        OpenAIChat(base_url="http://host", model="m", transport=httpx.AsyncHTTPTransport(), client=httpx.AsyncClient())
-
-
-@on_both_backends
-async def test_the_environment_fills_what_is_not_given() -> None:
-    async with FakeUpstream() as upstream:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OPENAI_BASE_URL", upstream.url + "/")
-            patch.setenv("OPENAI_API_KEY", "sk-env")
-            patch.setenv("OPENAI_MODEL", "from-env")
-            chat = OpenAIChat()
-        await chat.complete(REQUEST)
-        await chat.aclose()
-
-        assert chat.name == upstream.requests[0]["model"] == "from-env"
-        assert upstream.request_headers[0]["authorization"] == "Bearer sk-env"
-
-
-def test_a_key_alone_means_openais_own_server() -> None:
-    chat = OpenAIChat(api_key=KEY, model="m")
-
-    assert repr(chat) == "OpenAIChat(base_url='https://api.openai.com', model='m')"
-
-
-def test_it_is_a_model() -> None:
-    model: Model = OpenAIChat(base_url="http://host/v1", model="m")
-
-    assert model.name == "m"

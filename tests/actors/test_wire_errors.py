@@ -1,5 +1,7 @@
 """Which error of ours it is: by status, code, shape of body, exception and header."""
 
+import errno
+import os
 import time
 from email.utils import formatdate
 
@@ -196,6 +198,20 @@ def test_an_exception_of_httpx_is_its_error(raised: Exception, kind: type[ModelE
 
     assert type(error) is kind
     assert type(raised).__name__ in str(error)
+
+
+@pytest.mark.parametrize(("number", "whose"), [(errno.EMFILE, "this process has"), (errno.ENFILE, "this machine has")])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_want_of_file_descriptors_is_named_with_what_helps(number: int, whose: str, grouped: bool) -> None:
+    cause: Exception = OSError(number, os.strerror(number))
+    raised = httpx.ConnectError("All connection attempts failed")
+    raised.__cause__ = ExceptionGroup("several", [OSError(errno.ECONNREFUSED, "refused"), cause]) if grouped else cause
+
+    error = error_of_transport(raised, where="http://host")
+
+    assert type(error) is ModelUnavailable
+    assert f"http://host: {whose} no file descriptors left" in str(error)
+    assert "make one OpenAIChat and share it" in str(error)
 
 
 def test_bytes_that_h11_quotes_do_not_show() -> None:
