@@ -20,18 +20,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callboard.actors.archive import Archive
+from callboard.actors.conversation import as_message
 from callboard.actors.ids import new_id as make_id
 from callboard.actors.limits import (
+    REASON_CHARACTERS_MAX,
     check_agent_name,
-    check_author,
-    check_message_size,
     check_metadata,
     check_owner,
     check_session_id,
     check_tags,
+    json_copy,
 )
 from callboard.actors.message import Message
-from callboard.actors.run_record import OPEN, RunRecord, SpanRecord, advance
+from callboard.actors.run_record import OPEN, RunRecord, SpanRecord, advance, check_usage
 from callboard.actors.session_records import (
     HEAD_CODEC,
     MESSAGE_CODEC,
@@ -55,6 +56,10 @@ _TRIES_MAX = 5
 """How often a session is read again that a writer changes meanwhile."""
 _RUN_ID_BYTES_MAX = 60
 """A row key has 64 bytes at most, and a span's key is its run's id and four more."""
+_TIME_MS_MAX = 253_402_300_799_999
+"""The end of the year 9999: no calendar shows a later time."""
+_NUMBER_MAX = 2**63 - 1
+"""Keys on disk hold numbers in eight bytes."""
 _CUT = "it had not ended when its session was exported"
 
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -168,15 +173,15 @@ def _check_head(head: SessionHead, first: SessionHead) -> None:
     check_owner(head.owner)
     check_tags(head.tags)
     check_metadata(head.metadata)
-    _check_numbers(head.created_at_ms, head.updated_at_ms, head.revision, head.last_turn)
+    _check_times(head.created_at_ms, head.updated_at_ms)
+    _check_counts(head.revision, head.last_turn, head.message_count, head.run_count)
 
 
 def _check_message(message: Message, seq: int) -> None:
     if message.seq != seq:
         raise ValueError(f"this is message {message.seq}, but message {seq} comes next")
-    check_author(message.author)
-    check_message_size(message)
-    _check_numbers(message.created_at_ms)
+    _check_times(message.created_at_ms)
+    as_message(message, where="the message")
 
 
 def _check_run(run: RunRecord, head: SessionHead, runs: Mapping[str, RunRecord]) -> None:
@@ -186,21 +191,47 @@ def _check_run(run: RunRecord, head: SessionHead, runs: Mapping[str, RunRecord])
         raise ValueError(f"a run's id has 1 to {_RUN_ID_BYTES_MAX} bytes and comes once: {run.id!r}")
     if run.agent:
         check_agent_name(run.agent)
-    _check_numbers(run.created_at_ms, run.started_at_ms or 0, run.ended_at_ms or 0, run.turn)
+    _check_text("the run's model", run.model)
+    if run.status not in OPEN:  # the reason of one that is open is not kept
+        _check_text("the run's error", run.error or "")
+    _check_times(run.created_at_ms, run.started_at_ms or 0, run.ended_at_ms or 0)
+    _check_counts(run.turn, run.attempts)
+    wrote_none = run.first_seq == run.last_seq == 0
+    if not (wrote_none or 1 <= run.first_seq <= run.last_seq <= head.message_count):
+        raise ValueError(f"the run wrote messages {run.first_seq} to {run.last_seq} of {head.message_count}")
+    check_usage(run.usage)
+    for index, message in enumerate(run.input):
+        _check_times(message.created_at_ms)
+        as_message(message, where=f"input[{index}]")
 
 
 def _check_span(span: SpanRecord, runs: Mapping[str, RunRecord]) -> None:
     if span.run_id not in runs:
         raise ValueError(f"this span belongs to run {span.run_id!r}, which does not come before it")
-    if not 0 < span.number < 2**32:
-        raise ValueError(f"a span's number is from 1, not {span.number}")
+    if not 0 <= span.parent < span.number < 2**32:
+        raise ValueError(f"a span's number is from 1, not {span.number}, and its parent before it, not {span.parent}")
+    _check_text("the span's name", span.name)
+    _check_times(span.started_at_ms, span.ended_at_ms or 0)
+    check_metadata(span.attributes, what="attributes")
+    check_usage(span.usage)
 
 
-def _check_numbers(*numbers: int) -> None:
-    """Keys on disk hold them in eight bytes."""
-    for number in numbers:
-        if not 0 <= number < 2**63:
-            raise ValueError(f"a time or a count is from 0 to 2**63 - 1, not {number}")
+def _check_text(where: str, text: str) -> None:
+    if len(text) > REASON_CHARACTERS_MAX:
+        raise ValueError(f"{where} has {len(text)} characters, more than the {REASON_CHARACTERS_MAX} that fit")
+    json_copy(text, where)
+
+
+def _check_times(*times_ms: int) -> None:
+    for time_ms in times_ms:
+        if not 0 <= time_ms <= _TIME_MS_MAX:
+            raise ValueError(f"a time is from 0 to {_TIME_MS_MAX} milliseconds, the year 9999, not {time_ms}")
+
+
+def _check_counts(*counts: int) -> None:
+    for count in counts:
+        if not 0 <= count <= _NUMBER_MAX:
+            raise ValueError(f"a count is from 0 to 2**63 - 1, not {count}")
 
 
 def import_session(store: Path, export: Export, *, new_id: str | None = None) -> SessionHead:
