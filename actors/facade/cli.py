@@ -1,7 +1,9 @@
 """The command line: `callboard --help`. The library never imports this file, so that typer and rich stay optional.
 
 Reading commands look into the store from outside, so they work while another process writes. What goes wrong is one
-clear line on standard error and exit code 1.
+clear line on standard error and exit code 1. A reader that closes the pipe (`callboard show x | head -1`) has seen
+enough: that is no error, so the command ends with 0, as ripgrep and fd do, and `set -o pipefail` stays usable. Dying of
+SIGPIPE, as cat does, is no choice for a program that has sockets too.
 """
 
 import contextlib
@@ -108,6 +110,7 @@ def chat(
     """Talk with an agent on a session; it is created, or goes on where it was.
 
     The key is read from OPENAI_API_KEY. Ctrl-C stops an answer; an empty line, /quit or Ctrl-D ends the chat.
+    Where lines come from a pipe or a file, the exit code is 1 if the last answer failed.
     """
     console = _console()
     options = ChatOptions(store, session, agent, instructions, base_url=base_url, model=model)
@@ -116,7 +119,8 @@ def chat(
         return console.input(Text("you: ", "bold cyan"))
 
     with _one_clear_line():
-        run_chat(options, console, read_line)
+        if not run_chat(options, console, read_line) and not sys.stdin.isatty():
+            raise typer.Exit(1)  # what went wrong is printed; a script looks at nothing else
 
 
 @app.command(epilog="Example: callboard sessions --owner user-123 --tag billing --limit 20")
@@ -129,16 +133,17 @@ def sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List sessions, the most recently updated first. With --json: one JSON object a line."""
-    with _one_clear_line(), Archive.open(store) as archive:
-        page = archive.sessions(owner=owner, tag=tag, limit=limit)
-    if as_json:
-        for head in page.sessions:
-            _print_json(head)
-        return
-    console = _console()
-    console.print(sessions_table(page.sessions))
-    if page.cursor is not None:
-        console.print(Text(f"there are more than {limit}: use --limit, --owner or --tag", "dim"))
+    with _one_clear_line():
+        with Archive.open(store) as archive:
+            page = archive.sessions(owner=owner, tag=tag, limit=limit)
+        if as_json:
+            for head in page.sessions:
+                _print_json(head)
+            return
+        console = _console()
+        console.print(sessions_table(page.sessions))
+        if page.cursor is not None:
+            console.print(Text(f"there are more than {limit}: use --limit, --owner or --tag", "dim"))
 
 
 @app.command(epilog="Example: callboard show user-123 --limit 20")
@@ -153,20 +158,21 @@ def show(
 
     With --json: one object with the fields head, messages and runs.
     """
-    with _one_clear_line(), Archive.open(store) as archive:
-        head = archive.head(session)
-        if head is None:
-            raise _unknown(session, store)
-        messages, runs = archive.messages(session, limit=limit), archive.runs(session, limit=limit)
-    if as_json:
-        _print_json({"head": head, "messages": messages, "runs": runs})
-        return
-    console = _console()
-    console.print(head_text(head))
-    console.print(conversation(messages))
-    if runs:
-        console.print()
-        console.print(runs_table(runs, columns=console.width))
+    with _one_clear_line():
+        with Archive.open(store) as archive:
+            head = archive.head(session)
+            if head is None:
+                raise _unknown(session, store)
+            messages, runs = archive.messages(session, limit=limit), archive.runs(session, limit=limit)
+        if as_json:
+            _print_json({"head": head, "messages": messages, "runs": runs})
+            return
+        console = _console()
+        console.print(head_text(head))
+        console.print(conversation(messages))
+        if runs:
+            console.print()
+            console.print(runs_table(runs, columns=console.width))
 
 
 @app.command(epilog="Example: callboard export user-123 --output user-123.jsonl")
@@ -206,13 +212,18 @@ def import_(
     with _one_clear_line():
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         head = import_session(store, parse_export(text), new_id=new_id)
-    typer.echo(f"session {head.id}: {head.message_count} messages, {head.run_count} runs")
+        typer.echo(f"session {head.id}: {head.message_count} messages, {head.run_count} runs")
+
+
+class _PipeConsole(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1 here; `_one_clear_line` knows better
 
 
 def _console() -> Console:
     """Rich takes 80 columns where it writes to no terminal, and would break ids in two; a pipe has no columns."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, width=_PIPE_COLUMNS if wide else None)
+    return _PipeConsole(highlight=False, width=_PIPE_COLUMNS if wide else None)
 
 
 def _unknown(session: str, store: Path) -> UnknownSession:
@@ -235,6 +246,10 @@ def _run(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def _one_clear_line() -> Generator[None]:
     try:
         yield
+    except BrokenPipeError:
+        # What is still buffered goes nowhere: the interpreter would complain that it cannot flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
     # ValueError: what the library's doors say about an id, an owner, a URL; OSError: about a file named by the user.
     except (CallboardError, ValueError, OSError) as error:
         typer.echo(f"callboard: {printable(str(error))}", err=True)

@@ -36,25 +36,31 @@ class ChatOptions(Struct, frozen=True):
     model: str | None = None
 
 
-def chat(options: ChatOptions, console: Console, read_line: Callable[[], str]) -> None:
+def chat(options: ChatOptions, console: Console, read_line: Callable[[], str]) -> bool:
     """Chat until `read_line` gives "" or "/quit" or raises EOFError. Whatever was answered by then is stored.
+
+    Returns:
+        False where the last turn failed; one that was stopped did not.
 
     Raises:
         CallboardError, ValueError: the chat could not begin. An error of one turn is printed, and the chat goes on.
     """
+    well = True
     with _open_chat(options, console) as ask:
-        while True:
-            try:
-                line = read_line().strip()
-            except EOFError:
-                return
-            if line in ("", QUIT):
-                return
-            ask(line)
+        while (line := _read(read_line)) not in ("", QUIT):
+            well = ask(line)
+    return well
+
+
+def _read(read_line: Callable[[], str]) -> str:
+    try:
+        return read_line().strip()
+    except EOFError:
+        return QUIT
 
 
 @contextlib.contextmanager
-def _open_chat(options: ChatOptions, console: Console) -> Generator[Callable[[str], None]]:
+def _open_chat(options: ChatOptions, console: Console) -> Generator[Callable[[str], bool]]:
     model = OpenAIChat(base_url=options.base_url, model=options.model)
     with (
         anyio.from_thread.start_blocking_portal(backend="trio") as portal,
@@ -64,7 +70,7 @@ def _open_chat(options: ChatOptions, console: Console) -> Generator[Callable[[st
         agent = Agent(options.agent, instructions=options.instructions, model=model, session=session)
         _greet(console, options, portal.call(session.message_count))
 
-        def ask(text: str) -> None:
+        def ask(text: str) -> bool:
             future = portal.start_task_soon(_answer, agent, text, console)
             try:
                 reply = future.result()
@@ -73,8 +79,10 @@ def _open_chat(options: ChatOptions, console: Console) -> Generator[Callable[[st
                 console.print(Text("\n[stopped: nothing of this turn is kept]", "yellow"))
             except CallboardError as error:
                 console.print(Text(f"\n{printable(str(error))}", "red"))
+                return False
             else:
                 console.print(Text(f"\n[{reply.usage.total_tokens} tokens]", "dim"))
+            return True
 
         yield ask
 

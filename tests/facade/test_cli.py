@@ -251,6 +251,25 @@ def test_an_import_leaves_an_existing_session_alone_unless_it_gets_another_id(st
         (5, {"session_id": "other"}, "belongs to session 'other'"),
         (5, {"id": ""}, "a run's id"),
         (6, {"run_id": "other"}, "does not come before"),
+        (1, {"updated_at_ms": 2**60}, "a time is"),
+        (1, {"metadata": {"n": 2**70}}, "metadata"),
+        (1, {"revision": 2**70}, "a count is"),
+        (2, {"created_at_ms": 2**70}, "a time is"),
+        (2, {"extra": {"n": 2**70}}, "extra"),
+        (2, {"content": None}, "no content"),
+        (5, {"usage": {"total_tokens": 2**70}}, "usage.total_tokens must be from 0"),
+        (5, {"input": [{"type": "message", "role": "user", "content": "Hi", "extra": {"n": 2**70}}]}, "input[0].extra"),
+        (5, {"attempts": -3}, "a count is"),
+        (5, {"first_seq": 99}, "messages 99 to"),
+        (5, {"first_seq": 2, "last_seq": 2**70}, "messages 2 to"),
+        (5, {"error": "x" * 1_000_000}, "the run's error has 1000000 characters"),
+        (5, {"model": "x" * 1_000_000}, "the run's model has 1000000 characters"),
+        (6, {"name": "x" * 1_000_000}, "the span's name has 1000000 characters"),
+        (6, {"started_at_ms": 2**70}, "a time is"),
+        (6, {"ended_at_ms": -1}, "a time is"),
+        (6, {"parent": 2**70}, "parent"),
+        (6, {"attributes": {"n": 2**70}}, "attributes"),
+        (6, {"usage": {"requests": -1}}, "usage.requests"),
     ],
 )
 def test_a_wrong_line_is_named_and_nothing_is_stored(
@@ -315,6 +334,54 @@ def test_chat_goes_on_after_a_model_error(tmp_path: Path, upstream: FakeUpstream
     assert result.exit_code == 0, result.output
     assert "no such thing" in result.stdout
     assert texts_of(tmp_path / "s", "user-1") == ["two", "echo: two"]
+
+
+def test_chat_of_a_script_whose_last_answer_failed_says_so_in_its_exit_code(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.queue(answer(pieces=PIECES), refuse(400, "no such thing"))
+
+    result = call(
+        "chat", "user-1", "--store", tmp_path / "s", "--base-url", upstream.url, "--model", "m", text="one\ntwo\n"
+    )
+
+    assert result.exit_code == 1
+    assert "no such thing" in result.stdout
+    assert "Traceback" not in result.output
+    assert texts_of(tmp_path / "s", "user-1") == ["one", "Hello from the fake"]
+
+
+def test_chat_of_a_person_ends_well_whatever_the_last_answer_was(tmp_path: Path, upstream: FakeUpstream) -> None:
+    upstream.queue(refuse(400, "no such thing"))
+    person, terminal = os.openpty()
+    os.write(person, b"Hi\n/quit\n")
+    command = [sys.executable, "-m", "callboard", "chat", "user-1", "--store", str(tmp_path / "s")]
+
+    result = subprocess.run(
+        [*command, "--base-url", upstream.url, "--model", "m"],
+        stdin=terminal, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(person)
+    os.close(terminal)
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"no such thing" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("sessions",), ("sessions", "--json"), ("show", "user-1"), ("show", "user-1", "--json"), ("export", "user-1")],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(store: Path, command: tuple[str, ...]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    result = subprocess.run(
+        [sys.executable, "-m", "callboard", *command, "--store", str(store)],
+        stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(write_end)
+
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_chat_takes_the_server_from_the_environment(
