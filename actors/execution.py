@@ -29,6 +29,7 @@ from .conversation import as_message, repair
 from .errors import BadResponse, ModelError, RateLimited, RunFailed, StaleTurn
 from .instructions import InstructionContext, Instructions, render
 from .ledger import RunEnd
+from .limits import reason_of
 from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings
 from .reentry import HeldTurn, hold
@@ -380,4 +381,4 @@ def _checked(answer: ModelAnswer) -> ModelAnswer:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, ModelError) else reason_of(error)

@@ -2,6 +2,7 @@
 
 from ..runtime.ref import Ref
 from .ledger import RunEnd
+from .limits import reason_of
 from .message import Usage
 from .run_record import RunRecord, RunStatus, check_usage
 from .session_messages import MoveRun, ReadRun
@@ -52,7 +53,7 @@ class Run:
 
     async def fail(self, error: BaseException | str) -> None:
         """It has failed, and this is why."""
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        reason = reason_of(error) if isinstance(error, BaseException) else error
         if not isinstance(reason, str) or not reason:  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise ValueError("a run fails with a reason: pass an exception or a text that is not empty")
         await self._move(RunEnd("failed", reason))

@@ -15,12 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .errors import InvalidTransition
-from .message import Message, Usage
+from .message import COUNT_MAX, Message, Usage
 
 __all__ = [
     "OPEN",
     "RUN_STATUSES",
-    "TOKENS_MAX",
     "TRANSITIONS",
     "RunRecord",
     "RunStatus",
@@ -104,10 +103,6 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         return self.ended_at_ms - self.started_at_ms
 
 
-TOKENS_MAX = 2**53
-"""What every JSON reader takes as a whole number."""
-
-
 def check_usage(usage: object) -> Usage:
     """The usage, all of whose counts are whole numbers from 0 to 2**53.
 
@@ -120,7 +115,7 @@ def check_usage(usage: object) -> Usage:
         count: object = getattr(usage, name)
         if type(count) is not int:
             raise TypeError(f"usage.{name} must be a whole number, not {type(count).__name__}")
-        if not 0 <= count <= TOKENS_MAX:
+        if not 0 <= count <= COUNT_MAX:
             raise ValueError(f"usage.{name} must be from 0 to 2**53, not {count}")
     return usage
 
