@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from .limits import storable_reason
+from .limits import reason_of, storable_reason
 from .message import Usage
 from .run_record import SpanKind, SpanRecord
 
@@ -42,12 +42,13 @@ class SpanLog:
     @contextmanager
     def span(self, name: str, kind: SpanKind) -> Generator[LiveSpan]:
         """A span around a block; what the block raises marks it as an error and goes on."""
-        live = LiveSpan(len(self._spans) + 1, name, kind, self._wall_ms())
+        storable = storable_reason(name)  # a model may ask for a tool of any name
+        live = LiveSpan(len(self._spans) + 1, storable, kind, self._wall_ms())
         self._spans.append(live)
         try:
             yield live
         except BaseException as error:
-            live.fail(f"{type(error).__name__}: {error}")
+            live.fail(reason_of(error))
             raise
         finally:
             live.ended_at_ms = self._wall_ms()

@@ -292,3 +292,19 @@ def test_an_agent_refuses_what_it_is_not_made_of_and_says_what_it_wants(
 def test_a_run_policy_leaves_room_for_one_attempt() -> None:
     with pytest.raises(ValueError, match="at least one attempt"):
         RunPolicy(attempts_max=0)
+
+
+def test_a_tool_of_an_endless_name_leaves_a_span_that_can_be_stored(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            name = "x" * 5_000 + "\ud800"
+            model = ScriptedModel([model_answer(tool_calls=[ToolCall("call_1", name, "{}")]), "done"])
+            with pytest.raises(RunFailed):  # half a character cannot be stored as a message
+                await Agent("Agent", model=model, session=session, policy=ONCE).chat("hello")
+            reply = await Agent("Agent", model=ScriptedModel(calls_tool("y" * 5_000)), session=session).chat("hello")
+
+            assert reply.text == "done"
+            assert [len(span.name) for span in await session.spans(reply.run_id)] == [8, 2_000, 8]
+
+    run(body)
