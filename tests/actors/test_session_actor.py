@@ -303,6 +303,7 @@ def test_late_words_of_a_deleted_turn_are_refused_by_the_one_that_has_its_number
                 tasks.start_soon(chat_too_late)
                 await anyio.sleep(0.1)
                 (old,) = await session.runs()
+                assert old.turn == 1
                 assert await session.delete()
                 refuse_commit(store)  # and a reload forgets the number too
                 with pytest.raises(Failed):
@@ -313,7 +314,6 @@ def test_late_words_of_a_deleted_turn_are_refused_by_the_one_that_has_its_number
                 with pytest.raises(StaleTurn):
                     await runtime.session_actor("s").ask(late)
 
-            assert old.turn == 1
             assert [run.turn for run in await session.runs()] == [1]
             assert await texts_of(session) == ["new", "echo: new"]
             assert [each.status for each in await session.runs()] == ["completed"]
