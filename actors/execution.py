@@ -334,14 +334,14 @@ async def persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
     """
     backoff = Backoff(first_s=0.05, max_s=2.0)
     give_up_at = anyio.current_time() + CLOSE_TIMEOUT_S
-    failures: list[Failed | Unknown] = []
+    failures: list[Failed | Unknown | StoreError] = []
     while True:
         try:
             return await send()
-        except (Failed, Unknown) as error:
+        except (Failed, Unknown, StoreError) as error:  # a StoreError: what is stored could not be read for the answer
             failures.append(error)
             delay_s = backoff.delay_s(len(failures), random.random())
-            outage = isinstance(error, Unknown) or isinstance(error.__cause__, StoreError)
+            outage = not isinstance(error, Failed) or isinstance(error.__cause__, StoreError)
             if not outage or anyio.current_time() + delay_s > give_up_at:
                 raise _worst(failures) from error.__cause__
         except Rejected as error:  # it did not run this time: what became of it is what the tries before say
@@ -351,7 +351,7 @@ async def persist(send: Callable[[], Awaitable[ReplyT]]) -> ReplyT:
         await anyio.sleep(delay_s)
 
 
-def _worst(failures: list[Failed | Unknown]) -> Failed | Unknown:
+def _worst(failures: list[Failed | Unknown | StoreError]) -> Failed | Unknown | StoreError:
     """What holds of a request that failed so often: once unknown, it stays unknown."""
     return next((error for error in failures if isinstance(error, Unknown)), failures[-1])
 

@@ -229,10 +229,11 @@ def refused() -> Failed:
 
 
 async def test_request_is_sent_until_the_store_has_it(autojump_clock: trio.testing.MockClock) -> None:
-    assert await persist(failing(refused(), Unknown("lost"), refused(), "stored")) == "stored"
+    failures = (refused(), Unknown("lost"), StoreUnavailable("not read"), refused())
+    assert await persist(failing(*failures, "stored")) == "stored"
 
 
-@pytest.mark.parametrize("last", [refused(), Stopping("closed"), Failed("a crash")])
+@pytest.mark.parametrize("last", [refused(), Stopping("closed"), Failed("a crash"), StoreUnavailable("not read")])
 async def test_once_unknown_it_stays_unknown_whatever_the_last_try_says(
     autojump_clock: trio.testing.MockClock, last: Exception
 ) -> None:
