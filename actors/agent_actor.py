@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ..runtime.actor import Actor, handles
 from ..runtime.context import Context, Ticket
-from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
+from ..runtime.envelope import Request
 from ..runtime.errors import Failed, Unknown
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded
@@ -27,7 +27,7 @@ from .message import Message
 from .reentry import HeldTurn
 from .reply import Reply
 from .run_record import RunRecord
-from .session_messages import BeginTurn, CancelTurn, Grant, TurnRevoked
+from .session_messages import BeginTurn, CancelTurn, Grant, TurnRevoked, messages_size_bytes
 from .session_records import SESSION_KIND, SessionDefaults
 from .turns import Overlap
 
@@ -47,7 +47,7 @@ class StartRun(Request[Reply], frozen=True):
     within: tuple[HeldTurn, ...] = ()  # live: within this process only
 
     def size_bytes(self) -> int:
-        return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in self.input)
+        return messages_size_bytes(self.input)
 
 
 class _Begin(Struct, frozen=True):
@@ -119,6 +119,8 @@ class AgentActor(Actor):
         live = self.live.pop(signal.tag, None)
         if live is None:
             return
+        execution, session_id = live.execution, live.request.session_id
+        assert execution is not None, "a child is spawned with its execution"
         if signal.error is None:
             live.ticket.reply(signal.value)
         elif live.revoked is not None:
@@ -127,13 +129,11 @@ class AgentActor(Actor):
             live.ticket.fail(signal.error)
         else:
             # Cancelled, or a fault of ours and not the model's: the turn may still be open.
-            stopped = isinstance(signal.error, CallboardError) and live.execution is not None
-            reason = live.execution.stop_reason if stopped and live.execution else f"it crashed with {signal.error!r}"
+            stopped = isinstance(signal.error, CallboardError)
+            reason = execution.stop_reason if stopped else f"it crashed with {signal.error!r}"
             failure = RunFailed(signal.tag, reason)
             failure.__cause__ = signal.error
             live.ticket.fail(failure)
-        execution, session_id = live.execution, live.request.session_id
-        assert execution is not None
         if session_id is not None and not execution.turn_over:
             self._end_turn(session_id, CancelTurn(signal.tag, str(signal.error), execution.end_status), context)
 

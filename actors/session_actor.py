@@ -89,8 +89,7 @@ class SessionActor(Actor):
         steps = self.archive.step_count(self.id.key, head.open_turn.number) if head.open_turn is not None else 0
         self.ledger = Ledger(self.id.key, head, open_runs=self._open_runs(head), steps=steps)
         self.turns.restore(head.last_turn)
-        assert context.stored is not None
-        if context.stored.epoch >> 32 != context.epoch >> 32:
+        if context.stored_by_earlier_owner:
             self._interrupt_all(context)
         elif head.open_turn is not None:
             self.turns.restore_running(head.open_turn.number, Entry(head.open_turn.run_id, None))

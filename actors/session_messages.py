@@ -32,10 +32,12 @@ __all__ = [
     "RecordStep",
     "Settled",
     "TurnRevoked",
+    "messages_size_bytes",
 ]
 
 
-def _size_bytes(messages: Iterable[Message]) -> int:
+def messages_size_bytes(messages: Iterable[Message]) -> int:
+    """Roughly what these hold in memory, for a mailbox's bound."""
     return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in messages)
 
 
@@ -55,7 +57,7 @@ class BeginTurn(Request[Grant], frozen=True):
     defaults: SessionDefaults
 
     def size_bytes(self) -> int:
-        return _size_bytes(self.run.input)
+        return messages_size_bytes(self.run.input)
 
 
 class RecordStep(Request[None], frozen=True):
@@ -66,7 +68,7 @@ class RecordStep(Request[None], frozen=True):
     step: Step
 
     def size_bytes(self) -> int:
-        return _size_bytes(self.step.messages)
+        return messages_size_bytes(self.step.messages)
 
 
 class NoteRun(Request[None], frozen=True):
@@ -91,7 +93,7 @@ class CloseTurn(Request[list[Message]], frozen=True):
     messages: tuple[Message, ...]
 
     def size_bytes(self) -> int:
-        return _size_bytes(self.messages)
+        return messages_size_bytes(self.messages)
 
 
 class CancelTurn(Request[bool], frozen=True):
@@ -120,7 +122,7 @@ class Append(Request[list[Message]], frozen=True):
     defaults: SessionDefaults
 
     def size_bytes(self) -> int:
-        return _size_bytes(self.messages)
+        return messages_size_bytes(self.messages)
 
 
 class CreateSession(Request[SessionHead], frozen=True):

@@ -17,7 +17,11 @@ from .signals import Answered
 if TYPE_CHECKING:
     from .ref import Ref
 
-__all__ = ["Context", "Host", "Ticket"]
+__all__ = ["ACTIVATION_BITS", "Context", "Host", "Ticket"]
+
+
+ACTIVATION_BITS = 32
+"""An epoch is the number of the store's owner, then so many bits for the number of the activation under it."""
 
 
 class Host(Protocol):
@@ -122,6 +126,11 @@ class Context:
             self._batch_erase = False
             self._rows: list[Row] = []
             self._index_rows: list[IndexRow] = []
+
+    @property
+    def stored_by_earlier_owner(self) -> bool:
+        """True where the stored state was last written before this runtime claimed the store."""
+        return self.stored is not None and self.stored.epoch >> ACTIVATION_BITS != self.epoch >> ACTIVATION_BITS
 
     @property
     def store(self) -> Store:

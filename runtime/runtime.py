@@ -25,6 +25,7 @@ from .budget import RestartPolicy
 from .cell import ActorKind, Cell
 from .children import Children
 from .committer import Committer
+from .context import ACTIVATION_BITS
 from .dispatch import Dispatcher
 from .envelope import Delivery, Request
 from .errors import Stopping
@@ -277,7 +278,7 @@ class Runtime:
 
     def next_epoch(self) -> int:
         # Greater for every later owner of the store, and for every later activation by the same owner.
-        return (self._owner << 32) + next(self._activations)
+        return (self._owner << ACTIVATION_BITS) + next(self._activations)
 
     def at(self, when: float, action: Callable[[], None]) -> object:
         return self._timers.at(when, action)
