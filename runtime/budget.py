@@ -1,18 +1,25 @@
 """How often something may be tried again, and how long to wait before. Pure: time and chance are passed in.
 
 A restart window slides: only the crashes of the last `window_s` seconds count. Delays double from `first_s` to `max_s`
-with full jitter (a random share of the whole delay), so that many that failed together do not come back together.
+with full jitter (a random share of the whole delay), so that many that failed together do not come back together. An
+actor that went `healthy_s` seconds without a crash has a fresh budget, whatever its window still holds. The wait before
+a restart is no health: it does not count, or a `healthy_s` shorter than the delays would never let a budget be spent.
 
-Source: Erlang/OTP supervisor (intensity, period); AWS Architecture Blog, "Exponential Backoff And Jitter" (full
-jitter).
+Source: Erlang/OTP supervisor (intensity, period, strategies); AWS Architecture Blog, "Exponential Backoff And Jitter"
+(full jitter).
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from msgspec import Struct
 
-__all__ = ["Backoff", "RestartBudget", "RestartPolicy"]
+__all__ = ["Backoff", "RestartBudget", "RestartPolicy", "RestartStrategy"]
+
+RestartStrategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+"""Which children restart with one that crashed: none, all, or those that were supervised after it."""
 
 
 class Backoff(Struct, frozen=True):
@@ -30,11 +37,33 @@ class Backoff(Struct, frozen=True):
 
 
 class RestartPolicy(Struct, frozen=True):
-    """At most `restarts_max` restarts within any `window_s` seconds."""
+    """How an actor restarts, and which of its children with one of them.
+
+    Attributes:
+        restarts_max: so many restarts at most within any `window_s` seconds.
+        window_s: see there.
+        backoff: the delays before them.
+        healthy_s: after so many seconds without a crash, delays not counted, the budget is fresh; inf for never.
+        strategy: for this actor's children; see RestartStrategy.
+
+    Raises:
+        ValueError: a number that is out of range, or an unknown strategy.
+    """
 
     restarts_max: int = 5
     window_s: float = 60.0
     backoff: Backoff = Backoff()
+    healthy_s: float = math.inf
+    strategy: RestartStrategy = "one_for_one"
+
+    def __post_init__(self) -> None:
+        if self.restarts_max < 0 or not self.window_s > 0.0 or not self.healthy_s > 0.0:
+            raise ValueError(
+                "a restart policy has restarts_max of 0 or more, window_s and healthy_s above 0, not "
+                f"{self.restarts_max}, {self.window_s} and {self.healthy_s}"
+            )
+        if self.strategy not in get_args(RestartStrategy):
+            raise ValueError(f"a restart strategy is one of {get_args(RestartStrategy)}, not {self.strategy!r}")
 
 
 @dataclass(slots=True)
@@ -43,17 +72,25 @@ class RestartBudget:
 
     policy: RestartPolicy
     crashes: deque[float] = field(default_factory=lambda: deque[float]())
+    _healthy_at: float = field(default=math.inf, init=False)
 
     def crashed(self, now: float, chance: float) -> float | None:
         """Count a crash at `now`; the delay in seconds before the restart, or None where the budget is spent."""
-        horizon = now - self.policy.window_s
-        while self.crashes and self.crashes[0] <= horizon:
-            self.crashes.popleft()
+        self._forget_until(now)
         self.crashes.append(now)
-        if len(self.crashes) > self.policy.restarts_max:
-            return None
-        return self.policy.backoff.delay_s(len(self.crashes), chance)
+        spent = len(self.crashes) > self.policy.restarts_max
+        delay_s = 0.0 if spent else self.policy.backoff.delay_s(len(self.crashes), chance)
+        self._healthy_at = now + delay_s + self.policy.healthy_s
+        return None if spent else delay_s
 
     def reset(self) -> None:
         """Forget the crashes: somebody has said that the cause is gone."""
         self.crashes.clear()
+        self._healthy_at = math.inf
+
+    def _forget_until(self, now: float) -> None:
+        if now >= self._healthy_at:
+            self.reset()
+        horizon = now - self.policy.window_s
+        while self.crashes and self.crashes[0] <= horizon:
+            self.crashes.popleft()
