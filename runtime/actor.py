@@ -30,7 +30,10 @@ from .context import Context
 from .envelope import Request
 from .identity import ActorId
 
-__all__ = ["Actor", "Handler", "handles"]
+__all__ = ["ACTOR_BYTES_DEFAULT", "Actor", "Handler", "handles"]
+
+ACTOR_BYTES_DEFAULT = 1024
+"""What an actor without a size of its own counts against the runtime's bound in bytes."""
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 OnCancel = Literal["cancel", "detach"]
@@ -56,7 +59,8 @@ def handles(
     Args:
         message_type: exactly this class; subclasses have their own handler.
         gated: False lets the reply go before earlier writes are durable: for reads of committed state.
-        retryable: after a crash of the actor, deliver the message again where its reply was still owed.
+        retryable: where the actor crashes, deliver the message again, if it did that or its reply was still owed; after
+            ATTEMPTS_MAX attempts it goes to quarantine.
         on_cancel: what happens to the work when the caller is cancelled or its deadline passes: "cancel" it (an async
             handler is cancelled, an owed reply is announced as Abandoned), or "detach": it goes on.
     """
@@ -80,6 +84,17 @@ class Actor:
 
     def __init__(self, id: ActorId) -> None:
         self.id = id
+
+    def may_passivate(self) -> bool:
+        """False while the actor holds in memory what the store does not have and that must not be lost."""
+        return True
+
+    def size_bytes(self) -> int:
+        """Roughly what this activation holds in memory; large ones say so, that the runtime can bound them.
+
+        Asked when it is loaded and after each of its commits.
+        """
+        return ACTOR_BYTES_DEFAULT
 
     def load(self, context: Context) -> Awaitable[None] | None:
         """Read what is needed from `context.store`, before the first message. Plain or async.

@@ -83,10 +83,14 @@ class RestartBudget:
         self._healthy_at = now + delay_s + self.policy.healthy_s
         return None if spent else delay_s
 
+    def remembers(self, now: float) -> bool:
+        """False once every crash is too old to count."""
+        self._forget_until(now)
+        return bool(self.crashes)
+
     def reset(self) -> None:
         """Forget the crashes: somebody has said that the cause is gone."""
         self.crashes.clear()
-        self._healthy_at = math.inf
 
     def _forget_until(self, now: float) -> None:
         if now >= self._healthy_at:

@@ -34,17 +34,22 @@ class Children:
         self._enter = enter
         self._signal = signal
         self._ended = ended
-        self._scopes: dict[tuple[ActorId, Any], anyio.CancelScope] = {}
+        self._scopes: dict[ActorId, dict[Any, anyio.CancelScope]] = {}  # no inner dict is empty
         self._disowned: set[anyio.CancelScope] = set()
         self._cutting: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
-        return len(self._scopes) + len(self._disowned)
+        return sum(map(len, self._scopes.values())) + len(self._disowned)
+
+    def has(self, owner: ActorId) -> bool:
+        """True where the owner has a child that has not ended."""
+        return owner in self._scopes
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
         """Start `work`; `tag` is the owner's name for it and not in use."""
-        assert (owner, tag) not in self._scopes, f"{owner} has a child {tag!r} already"
-        scope = self._scopes[owner, tag] = anyio.CancelScope()
+        own = self._scopes.setdefault(owner, {})
+        assert tag not in own, f"{owner} has a child {tag!r} already"
+        scope = own[tag] = anyio.CancelScope()
         if self._cutting is not None:
             scope.cancel()
             self._cutting(f"{owner}: {tag}")
@@ -52,7 +57,7 @@ class Children:
 
     def cancel(self, owner: ActorId, tag: Any) -> bool:
         """Cancel one child; False where it has ended, or never was."""
-        scope = self._scopes.get((owner, tag))
+        scope = self._scopes.get(owner, {}).get(tag)
         if scope is None:
             return False
         scope.cancel()
@@ -60,8 +65,7 @@ class Children:
 
     def disown(self, owner: ActorId) -> None:
         """Cancel the children of an activation that is no more."""
-        for key in [key for key in self._scopes if key[0] == owner]:
-            scope = self._scopes.pop(key)
+        for scope in self._scopes.pop(owner, {}).values():
             scope.cancel()
             self._disowned.add(scope)
 
@@ -70,9 +74,10 @@ class Children:
         self._cutting = note
         for scope in self._disowned:
             scope.cancel()
-        for (owner, tag), scope in self._scopes.items():
-            scope.cancel()
-            note(f"{owner}: {tag}")
+        for owner, own in self._scopes.items():
+            for tag, scope in own.items():
+                scope.cancel()
+                note(f"{owner}: {tag}")
 
     async def _run(
         self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]], scope: anyio.CancelScope
@@ -84,7 +89,10 @@ class Children:
         if scope in self._disowned:
             self._disowned.remove(scope)
         else:
-            del self._scopes[owner, tag]
+            own = self._scopes[owner]
+            del own[tag]
+            if not own:
+                del self._scopes[owner]
             self._signal(owner, ChildEnded(tag=tag, value=value, error=error))
         self._ended()
 

@@ -4,20 +4,26 @@ One Context belongs to one activation. All that a handler asks for is gathered h
 a handler that raises leaves nothing behind.
 """
 
+import contextvars
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..store.contract import Batch, Head, IndexRow, Row, Store
 from ..store.keys import check_batch
-from .envelope import Delivery, Phase, Request
+from .envelope import SETTLED, Delivery, Request
 from .gate import HeldCall, HeldReply, Output
 from .identity import ActorId
-from .signals import Answered
+from .signals import Answered, Tick
+from .ticks import Ticks
+from .timers import Timer
 
 if TYPE_CHECKING:
+    from .actor import Actor
     from .ref import Ref
 
-__all__ = ["ACTIVATION_BITS", "Context", "Host", "Ticket"]
+__all__ = ["ACTIVATION_BITS", "Context", "Host", "Staged", "Ticket"]
 
 
 ACTIVATION_BITS = 32
@@ -30,7 +36,10 @@ class Host(Protocol):
     @property
     def store(self) -> Store: ...
 
-    def now(self) -> float: ...
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+    def fresh_variables(self) -> contextvars.Context: ...
 
     def wall_ms(self) -> int: ...
 
@@ -47,7 +56,17 @@ class Host(Protocol):
         on_settled: Callable[[Delivery], None] | None = None,
     ) -> None: ...
 
-    def signal(self, to: ActorId, message: Request[None]) -> None: ...
+    def signal(
+        self, to: ActorId, message: Request[None], *, on_settled: Callable[[Delivery], None] | None = None
+    ) -> None: ...
+
+    def at(self, when: float, action: Callable[[], None]) -> Timer: ...
+
+    def watch(self, watcher: ActorId, tag: Any, target: ActorId) -> None: ...
+
+    def unwatch(self, watcher: ActorId, tag: Any, target: ActorId) -> None: ...
+
+    def supervise(self, parent: ActorId, child: ActorId) -> None: ...
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None: ...
 
@@ -66,7 +85,7 @@ class Ticket:
     @property
     def open(self) -> bool:
         """False once the caller has its answer, or has gone."""
-        return self._delivery.phase is not Phase.SETTLED
+        return self._delivery.phase is not SETTLED
 
     def reply(self, value: Any) -> None:
         """Answer; held back until what the present handler stages is durable."""
@@ -77,6 +96,16 @@ class Ticket:
         self._context.put_out(HeldReply(self._delivery, None, error))
 
 
+@dataclass(slots=True)
+class Staged:
+    """What a handler wants written, so far."""
+
+    head: bytes | None = None
+    erase: bool = False
+    rows: list[Row] = field(default_factory=lambda: list[Row]())
+    index_rows: list[IndexRow] = field(default_factory=lambda: list[IndexRow]())
+
+
 class Context:
     """See the module's text.
 
@@ -85,47 +114,52 @@ class Context:
         epoch: the activation's number; greater than that of every earlier activation of this id.
         version: the number of the newest batch, staged ones included.
         stored: guard and head as they were found at activation; None where the actor was never stored.
-        owed: the replies that the activation owes. For the kernel.
+
+    For the kernel:
+        instance: the actor whose activation this is.
+        variables: the actor's own context variables: its handlers run in them.
+        delivery: the present message.
+        outputs, staged: what its handler wants sent and written, so far; None for nothing.
+        owed: the replies that the activation owes; None for none yet.
     """
 
     __slots__ = (
-        "_batch_erase",
-        "_batch_head",
-        "_delivery",
-        "_dirty",
         "_host",
-        "_index_rows",
-        "_outputs",
-        "_rows",
-        "_staged",
+        "_ticks",
+        "_watched",
+        "delivery",
         "epoch",
         "id",
+        "instance",
+        "outputs",
         "owed",
+        "staged",
         "stored",
+        "variables",
         "version",
     )
 
-    def __init__(self, host: Host, id: ActorId, *, epoch: int, stored: Head | None) -> None:
+    def __init__(self, host: Host, instance: "Actor", id: ActorId, *, epoch: int, stored: Head | None) -> None:
         self._host = host
+        self.instance = instance
         self.id = id
         self.epoch = epoch
         self.stored = stored
         self.version = stored.version if stored is not None else 0
-        self.owed: dict[Delivery, None] = {}
-        self._dirty = True
-        self.begin(None)
+        self.variables = host.fresh_variables()
+        self.delivery: Delivery | None = None
+        # These are made when they are first needed: most activations need none of them.
+        self.owed: dict[Delivery, None] | None = None
+        self.outputs: list[Output] | None = None
+        self.staged: Staged | None = None
+        self._ticks: Ticks | None = None
+        self._watched: set[tuple[ActorId, Any]] | None = None
 
     def begin(self, delivery: Delivery | None) -> None:
         """Start with a new message; what a handler that raised has gathered is thrown away. For the kernel."""
-        self._delivery = delivery
-        if self._dirty:
-            self._dirty = False
-            self._outputs: list[Output] = []
-            self._staged = False
-            self._batch_head: bytes | None = None
-            self._batch_erase = False
-            self._rows: list[Row] = []
-            self._index_rows: list[IndexRow] = []
+        self.delivery = delivery
+        self.outputs = None
+        self.staged = None
 
     @property
     def stored_by_earlier_owner(self) -> bool:
@@ -140,7 +174,12 @@ class Context:
     @property
     def sender(self) -> ActorId | None:
         """Who sent the present message; None for code outside of actors."""
-        return self._delivery.envelope.sender if self._delivery is not None else None
+        return self.delivery.sender if self.delivery is not None else None
+
+    @property
+    def deadline(self) -> float:
+        """When the caller of the present message gives up, on the event loop's clock; inf for never."""
+        return self.delivery.deadline if self.delivery is not None else math.inf
 
     def now(self) -> float:
         """The event loop's clock, in seconds."""
@@ -163,11 +202,13 @@ class Context:
         erase: bool = False,
     ) -> None:
         """Write these to the actor's stream when the handler returns; all of a handler's writes are one batch."""
-        self._dirty = self._staged = True
-        self._batch_head = head if head is not None else self._batch_head
-        self._batch_erase = self._batch_erase or erase
-        self._rows.extend(rows)
-        self._index_rows.extend(index_rows)
+        staged = self.staged
+        if staged is None:
+            staged = self.staged = Staged()
+        staged.head = head if head is not None else staged.head
+        staged.erase = staged.erase or erase
+        staged.rows.extend(rows)
+        staged.index_rows.extend(index_rows)
 
     def tell(self, to: ActorId, message: Request[Any]) -> None:
         """Send without an answer, once what this handler stages is durable.
@@ -197,13 +238,14 @@ class Context:
 
     def defer(self) -> Ticket:
         """Owe the reply: return the ticket from the handler, and answer from a later one."""
-        assert self._delivery is not None, "only a message can be answered later"
-        return Ticket(self, self._delivery)
+        assert self.delivery is not None, "only a message can be answered later"
+        return Ticket(self, self.delivery)
 
     def put_out(self, output: Output) -> None:
         """Let this go out with the handler's other outputs. For Ticket."""
-        self._dirty = True
-        self._outputs.append(output)
+        if self.outputs is None:
+            self.outputs = []
+        self.outputs.append(output)
 
     def spawn(self, work: Callable[[], Awaitable[Any]], *, tag: Any) -> None:
         """Start `work` as a supervised task of this actor, at once; its end comes back as a `ChildEnded` signal."""
@@ -213,13 +255,81 @@ class Context:
         """Cancel the task that was spawned under `tag`; False where there is none."""
         return self._host.cancel_child(self.id, tag)
 
+    def after(self, delay_s: float, tag: Any) -> None:
+        """Send this actor a `Tick` with this tag, `delay_s` seconds from now, once. See `every`."""
+        self._timers().start(tag, delay_s, None)
+
+    def every(self, period_s: float, tag: Any) -> None:
+        """Send this actor a `Tick` with this tag every `period_s` seconds, from the end of the last one's handler.
+
+        There are never two ticks of one tag in the mailbox. A timer is volatile: it ends with the activation (a
+        restart, a passivation), and its ticks do not keep an idle actor in memory. `remind` makes one that is stored.
+
+        Raises:
+            ValueError: no number of seconds above 0.
+        """
+        self._timers().start(tag, period_s, period_s)
+
+    def cancel_timer(self, tag: Any) -> bool:
+        """End a timer; no tick of it is handled after this. False where there is none."""
+        return self._ticks is not None and self._ticks.cancel(tag)
+
+    def watch(self, target: ActorId, *, tag: Any) -> None:
+        """Send this actor one `ActorEnded` with this tag once `target` has failed or was stopped; at once if it has.
+
+        A watch ends with the activation.
+
+        Raises:
+            UnknownActor: nobody has registered its kind.
+        """
+        self._watched = self._watched or set()
+        self._watched.add((target, tag))
+        self._host.watch(self.id, tag, target)
+
+    def unwatch(self, target: ActorId, *, tag: Any) -> None:
+        """End a watch; does nothing where there is none."""
+        if self._watched is not None and (target, tag) in self._watched:
+            self._watched.discard((target, tag))
+            self._host.unwatch(self.id, tag, target)
+
+    def supervise(self, child: ActorId) -> None:
+        """Become the supervisor of `child`, after those that came before; until this activation ends.
+
+        When one crashes, this kind's `RestartPolicy.strategy` says which others are restarted with it. One that spends
+        its restart budget crashes this actor (escalation), which restarts all of its children.
+
+        Raises:
+            UnknownActor: nobody has registered its kind.
+            ValueError: it has another supervisor, or is one of those above this actor.
+        """
+        self._host.supervise(self.id, child)
+
+    def expects(self, message: Request[Any]) -> bool:
+        """False for a tick of a timer that has ended since. For the kernel."""
+        return type(message) is not Tick or (self._ticks is not None and self._ticks.current(message))
+
+    def _timers(self) -> Ticks:
+        if self._ticks is None:
+            self._ticks = Ticks(self._host, self.id)
+        return self._ticks
+
+    def end(self) -> None:
+        """The activation is over: its timers and watches end. For the kernel."""
+        if self._ticks is not None:
+            self._ticks.end()
+        for target, tag in self._watched or ():
+            self._host.unwatch(self.id, tag, target)
+
     def take_outputs(self) -> list[Output]:
         """What the handler wants to go out, in order; replies in it are owed no more. For the kernel."""
-        outputs = self._outputs
-        self._outputs = []  # also where it is empty: the caller adds to its list, and must not add to the next one's
-        for output in outputs:
-            if isinstance(output, HeldReply):
-                self.owed.pop(output.delivery, None)
+        outputs = self.outputs
+        if outputs is None:
+            return []
+        self.outputs = None  # the caller adds to the list, and must not add to the next message's
+        if self.owed:
+            for output in outputs:
+                if isinstance(output, HeldReply):
+                    self.owed.pop(output.delivery, None)
         return outputs
 
     def take_batch(self) -> Batch | None:
@@ -228,16 +338,18 @@ class Context:
         Raises:
             ValueError, TypeError: no store would take it. It must not get into a group with others' batches.
         """
-        if not self._staged:
+        staged = self.staged
+        if staged is None:
             return None
+        self.staged = None
         batch = Batch(
             stream=str(self.id),
             epoch=self.epoch,
             version=self.version,
-            head=self._batch_head,
-            rows=tuple(self._rows),
-            index_rows=tuple(self._index_rows),
-            erase=self._batch_erase,
+            head=staged.head,
+            rows=tuple(staged.rows),
+            index_rows=tuple(staged.index_rows),
+            erase=staged.erase,
         )
         check_batch(batch)
         self.version += 1

@@ -26,38 +26,42 @@ class Dispatcher:
     """Cells that have work, in the order in which they got it. Each step handles one message of one cell.
 
     `rested` is called whenever the queue was run.
+
+    Attributes:
+        running: True while somebody runs the queue, or handles a message in place (see PostOffice).
+        queue: the cells that have work.
     """
 
     def __init__(self, backend: Backend, step: Callable[[Cell], None], *, rested: Callable[[], None]) -> None:
         self._backend = backend
         self._step = step
         self._rested = rested
-        self._queue: deque[Cell] = deque()
+        self.queue: deque[Cell] = deque()
         self._waker = backend.waker()
-        self._running = False
+        self.running = False
 
     @property
     def idle(self) -> bool:
-        return not self._queue and not self._running
+        return not self.queue and not self.running
 
     def ready(self, cell: Cell) -> None:
         """Queue the cell if it has work and is not queued."""
         if not cell.runnable_queued and cell.runnable:
             cell.runnable_queued = True
-            self._queue.append(cell)
+            self.queue.append(cell)
 
     def run(self, first: Callable[[], None] | None = None) -> None:
         """Do `first`, then run the queue dry, or until the budget is spent. Only `first` where it runs already."""
-        if self._running:
+        if self.running:
             if first is not None:
                 first()
             return
-        self._running = True
+        self.running = True
         try:
             if first is not None:
                 first()
             steps = BUDGET_STEPS
-            queue = self._queue
+            queue = self.queue
             while queue and steps:
                 cell = queue.popleft()
                 cell.runnable_queued = False
@@ -67,8 +71,8 @@ class Dispatcher:
                 finally:  # a KeyboardInterrupt in one handler must not strand the messages behind it
                     self.ready(cell)
         finally:
-            self._running = False
-            if self._queue:
+            self.running = False
+            if self.queue:
                 self._waker.wake()
             self._rested()
 

@@ -1,7 +1,7 @@
-"""What is sent: a message (a frozen value), its envelope (the facts of delivery), and the sender's end of it.
+"""What is sent: a message (a frozen value), its delivery (the one live object per message), its envelope (the facts).
 
-Messages and envelopes are msgspec Structs so that the same ones can cross a process border. A Delivery never does: it
-is the local end, on which the sender waits.
+A message and an envelope are frozen msgspec Structs, so that the same ones can cross a process border. A Delivery never
+does: it is the local end, on which the sender waits. An envelope is made from it only where somebody wants the facts.
 """
 
 import math
@@ -14,7 +14,7 @@ from msgspec import Struct
 from .identity import ActorId
 from .waking import Waker
 
-__all__ = ["MESSAGE_BYTES_DEFAULT", "Delivery", "Envelope", "Phase", "Request"]
+__all__ = ["HELD", "MESSAGE_BYTES_DEFAULT", "QUEUED", "RUNNING", "SETTLED", "Delivery", "Envelope", "Phase", "Request"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -34,6 +34,7 @@ class Envelope(Struct, frozen=True, gc=False):
     """A message with the facts of its delivery.
 
     Attributes:
+        to: the actor that it is for.
         message: the request itself.
         number: counts up within the runtime: the order in which requests came.
         sender: the actor that sent it, or None for code outside.
@@ -41,10 +42,10 @@ class Envelope(Struct, frozen=True, gc=False):
         deadline: on the event loop's clock; inf for none.
         key: the idempotency key, or None.
         attempt: 1, or more where a restart delivered it again.
-        size_bytes: what it counts against the mailbox.
         trace: the caller's trace context (W3C traceparent), or None.
     """
 
+    to: ActorId
     message: Request[Any]
     number: int
     sender: ActorId | None = None
@@ -52,7 +53,6 @@ class Envelope(Struct, frozen=True, gc=False):
     deadline: float = math.inf
     key: str | None = None
     attempt: int = 1
-    size_bytes: int = MESSAGE_BYTES_DEFAULT
     trace: str | None = None
 
 
@@ -65,25 +65,51 @@ class Phase(Enum):
     SETTLED = auto()  # answered, or given up
 
 
-class Delivery:
-    """The sender's end of one envelope. It is settled exactly once; what comes later is counted and dropped."""
+# Python 3.11 takes 70 ns to find a member of an Enum, 15 ns to find a global: an ask looks at phases five times.
+QUEUED, RUNNING, HELD, SETTLED = Phase
 
-    __slots__ = ("admitted", "envelope", "error", "on_settled", "phase", "value", "waker")
 
-    def __init__(self, envelope: Envelope, on_settled: "Callable[[Delivery], None] | None" = None) -> None:
-        self.envelope = envelope
-        self.phase = Phase.QUEUED
-        self.admitted = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.waker: Waker | None = None
-        self.on_settled = on_settled
+class Delivery(Struct, eq=False):
+    """The sender's end of one message. It is settled exactly once; what comes later is counted and dropped.
+
+    A Struct, not a dataclass, because one is made per message: 84 ns against 250.
+
+    Attributes:
+        to, message, number, sender, chain, deadline, key, attempt, trace: see Envelope.
+        awaited: somebody waits for the reply; False for a tell.
+        size_bytes: what it counts against the mailbox, known once it is queued.
+        queued_at: when it came into the mailbox, on the loop's clock; 0 where it was handled in place.
+        phase: see Phase.
+        admitted: the mailbox has taken it; False while it waits for space.
+        value, error: the outcome, once settled.
+        waker: wakes the task that waits.
+        on_settled: called with this once settled (plain, short, must not raise).
+    """
+
+    to: ActorId
+    message: Request[Any]
+    number: int
+    sender: ActorId | None = None
+    chain: tuple[ActorId, ...] = ()
+    deadline: float = math.inf
+    awaited: bool = True
+    size_bytes: int = MESSAGE_BYTES_DEFAULT
+    attempt: int = 1
+    queued_at: float = 0.0
+    phase: Phase = QUEUED
+    admitted: bool = False
+    value: Any = None
+    error: BaseException | None = None
+    waker: Waker | None = None
+    on_settled: "Callable[[Delivery], None] | None" = None
+    key: str | None = None
+    trace: str | None = None
 
     def settle(self, value: Any, error: BaseException | None) -> bool:
         """Give the one answer; False where it was settled before (a late reply)."""
-        if self.phase is Phase.SETTLED:
+        if self.phase is SETTLED:
             return False
-        self.phase = Phase.SETTLED
+        self.phase = SETTLED
         self.value = value
         self.error = error
         if self.waker is not None:
@@ -103,3 +129,17 @@ class Delivery:
         if self.error is not None:
             raise self.error
         return self.value
+
+    def envelope(self) -> Envelope:
+        """The facts, as a value."""
+        return Envelope(
+            self.to,
+            self.message,
+            self.number,
+            sender=self.sender,
+            chain=self.chain,
+            deadline=self.deadline,
+            key=self.key,
+            attempt=self.attempt,
+            trace=self.trace,
+        )

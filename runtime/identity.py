@@ -18,6 +18,10 @@ class ActorId(Struct, frozen=True, order=True, gc=False):
     def __str__(self) -> str:
         return f"{self.kind}:{self.key}"
 
+    @property
+    def parts(self) -> tuple[str, str]:
+        return (self.kind, self.key)
+
 
 def checked_id(kind: str, key: str) -> ActorId:
     """An ActorId from a caller's strings.

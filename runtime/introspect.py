@@ -69,12 +69,14 @@ def actor_statistics(cell: Cell) -> ActorStatistics:
         state=cell.state.name.lower(),
         epoch=context.epoch if context is not None and active else 0,
         version=context.version if context is not None else 0,
-        queued=len(cell.mailbox),
-        waiting=cell.mailbox.waiting,
-        queued_bytes=cell.mailbox.size_bytes,
-        running=type(cell.running.envelope.message).__name__ if cell.running is not None else None,
-        owed=len(context.owed) if context is not None else 0,
-        commits_in_flight=len(cell.gate),
-        restarts=cell.restarts,
-        last_error=repr(cell.last_error) if cell.last_error is not None else None,
+        queued=cell.queued,
+        waiting=cell.box.waiting if cell.box is not None else 0,
+        queued_bytes=cell.box.size_bytes if cell.box is not None else 0,
+        running=type(cell.running.message).__name__ if cell.running is not None else None,
+        owed=len(context.owed or ()) if context is not None else 0,
+        commits_in_flight=len(cell.gate or ()),
+        restarts=cell.health.restarts if cell.health is not None else 0,
+        last_error=repr(cell.health.last_error)
+        if cell.health is not None and cell.health.last_error is not None
+        else None,
     )

@@ -1,22 +1,34 @@
 """The life of one actor's activation, as a table. Pure: no clock, no I/O.
 
-    ABSENT ──activate──> LOADING ──loaded──> READY
-       ^                    │                  │ crashed
-       │                    ├──crashed─────────┤
-       │                    │                  v
-       └──retire── READY    │             BACKING_OFF ──retry──> LOADING
-                            │                  │
-                            └──gave_up──> FAILED <──gave_up
-                                             │
-                                             └──resume──> ABSENT
-    every state ──stop──> STOPPED
+    GONE <──forget── ABSENT ──activate──> LOADING ──loaded──> READY ──halt──> STOPPING
+                       ^ ^                   │                  │ crashed
+                       │ │                   ├──crashed─────────┤
+                       │ └──retire── READY   │                  v
+                       │                     │             BACKING_OFF ──retry──> LOADING
+                       │                     │                  │
+                       │                     └──gave_up──> FAILED <──gave_up
+                       └──resume──── FAILED, STOPPED
+    every state but GONE ──stop──> STOPPED
 
 An actor's id and its mailbox outlive all of this; the state says only whether somebody is there to handle a message.
+GONE is the end of a cell, not of an actor: whoever still holds the cell asks the registry for the one of now.
 """
 
 from enum import Enum, auto
 
-__all__ = ["Event", "State", "next_state"]
+__all__ = [
+    "ABSENT",
+    "BACKING_OFF",
+    "FAILED",
+    "GONE",
+    "LOADING",
+    "READY",
+    "STOPPED",
+    "STOPPING",
+    "Event",
+    "State",
+    "next_state",
+]
 
 
 class State(Enum):
@@ -27,7 +39,13 @@ class State(Enum):
     READY = auto()
     BACKING_OFF = auto()
     FAILED = auto()
+    STOPPING = auto()
     STOPPED = auto()
+    GONE = auto()
+
+
+# For the hot path, see Phase.
+ABSENT, LOADING, READY, BACKING_OFF, FAILED, STOPPING, STOPPED, GONE = State
 
 
 class Event(Enum):
@@ -40,21 +58,26 @@ class Event(Enum):
     GAVE_UP = auto()
     RESUME = auto()
     RETIRE = auto()
+    FORGET = auto()
+    HALT = auto()
     STOP = auto()
 
 
 _TABLE: dict[tuple[State, Event], State] = {
     (State.ABSENT, Event.ACTIVATE): State.LOADING,
+    (State.ABSENT, Event.FORGET): State.GONE,
     (State.LOADING, Event.LOADED): State.READY,
     (State.LOADING, Event.CRASHED): State.BACKING_OFF,
     (State.LOADING, Event.GAVE_UP): State.FAILED,
     (State.READY, Event.CRASHED): State.BACKING_OFF,
     (State.READY, Event.GAVE_UP): State.FAILED,
     (State.READY, Event.RETIRE): State.ABSENT,
+    (State.READY, Event.HALT): State.STOPPING,
     (State.BACKING_OFF, Event.RETRY): State.LOADING,
     (State.BACKING_OFF, Event.GAVE_UP): State.FAILED,
     (State.FAILED, Event.RESUME): State.ABSENT,
-    **{(state, Event.STOP): State.STOPPED for state in State},
+    (State.STOPPED, Event.RESUME): State.ABSENT,
+    **{(state, Event.STOP): State.STOPPED for state in State if state is not State.GONE},
 }
 
 

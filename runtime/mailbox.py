@@ -5,13 +5,15 @@ bounded by count and by bytes. What finds the user lane full waits in the *lobby
 comes; its sender knows by `Delivery.admitted`. A delivery that was given up is a tombstone: it counts no more and is
 skipped.
 
-A mailbox belongs to the id, not to an activation: it outlives restarts, and `put_back` restores the order.
+A mailbox belongs to the id, not to an activation: it outlives restarts, and `put_back` restores the order. It is made
+for the first message that has to wait; most actors never have one.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from enum import Enum, auto
 
-from .envelope import Delivery, Phase
+from .envelope import QUEUED, Delivery
 
 __all__ = ["MAILBOX_BYTES_MAX", "MAILBOX_COUNT_MAX", "Mailbox", "Offered"]
 
@@ -28,13 +30,16 @@ class Offered(Enum):
 
 
 class Mailbox:
-    """See the module's text. `count` and `size_bytes` are those of the user lane, without tombstones."""
+    """See the module's text.
 
-    __slots__ = ("_bytes_max", "_control", "_count_max", "_lobby", "_user", "count", "size_bytes")
+    Attributes:
+        length: all that is queued, lobby included, tombstones not.
+        count, size_bytes: those of the user lane, without tombstones.
+    """
+
+    __slots__ = ("_bytes_max", "_control", "_count_max", "_lobby", "_user", "count", "length", "size_bytes")
 
     def __init__(self, *, count_max: int = MAILBOX_COUNT_MAX, bytes_max: int = MAILBOX_BYTES_MAX) -> None:
-        if count_max < 1 or bytes_max < 1:
-            raise ValueError(f"a mailbox holds at least 1 message and 1 byte, not {count_max} and {bytes_max}")
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._control: deque[Delivery] = deque()
@@ -42,10 +47,19 @@ class Mailbox:
         self._lobby: deque[Delivery] = deque()
         self.count = 0
         self.size_bytes = 0
+        self.length = 0
 
     def __len__(self) -> int:
-        """All that is queued, lobby included, tombstones not."""
-        return len(self._control) + self.count + len(self._lobby)
+        return self.length
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """The live deliveries, in the order in which they will be taken."""
+        return (d for lane in (self._control, self._user, self._lobby) for d in lane if d.phase is QUEUED)
+
+    @property
+    def empty(self) -> bool:
+        """True where not even a tombstone is left."""
+        return not (self._control or self._user or self._lobby)
 
     @property
     def waiting(self) -> int:
@@ -55,20 +69,34 @@ class Mailbox:
     def offer(self, delivery: Delivery, *, wait: bool = True) -> Offered:
         """Queue a delivery at the end of the user lane, in the lobby where that is full, or say FULL if not `wait`."""
         if not self._lobby and self._fits(delivery):
+            self.length += 1
             self._admit(delivery)
             return Offered.QUEUED
         if not wait:
             return Offered.FULL
+        self.length += 1
         self._lobby.append(delivery)
         return Offered.WAITING
+
+    def drop_oldest(self) -> Delivery | None:
+        """Take out the oldest message of the user lane that nobody awaits, to make space; None where there is none."""
+        for delivery in self._user:
+            if delivery.phase is QUEUED and not delivery.awaited:
+                self._user.remove(delivery)
+                self._count(delivery, -1)
+                self.length -= 1
+                return delivery
+        return None
 
     def offer_control(self, delivery: Delivery) -> None:
         """Queue a delivery that goes before every user message."""
         delivery.admitted = True
+        self.length += 1
         self._control.append(delivery)
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Queue these again before all others, in their own order, whatever the bound says: they were in before."""
+        self.length += len(deliveries)
         for delivery in reversed(deliveries):
             self._user.appendleft(delivery)
             self._count(delivery, 1)
@@ -77,12 +105,14 @@ class Mailbox:
         """The next live delivery, or None. Space that comes free is given to the lobby."""
         while self._control:
             delivery = self._control.popleft()
-            if delivery.phase is Phase.QUEUED:
+            if delivery.phase is QUEUED:
+                self.length -= 1
                 return delivery
         while self._user:
             delivery = self._user.popleft()
-            if delivery.phase is not Phase.QUEUED:
+            if delivery.phase is not QUEUED:
                 continue
+            self.length -= 1
             self._count(delivery, -1)
             if self._lobby:
                 self._move_in()
@@ -91,30 +121,33 @@ class Mailbox:
 
     def bury(self, delivery: Delivery) -> None:
         """A delivery of the user lane or the lobby was given up: count it no more. Call it before settling."""
+        self.length -= 1
         if delivery.admitted:
             self._count(delivery, -1)
             if len(self._user) > 2 * self.count + 16:  # callers that give up while a handler hangs must not pile up
-                self._user = deque(d for d in self._user if d.phase is Phase.QUEUED and d is not delivery)
+                self._user = deque(d for d in self._user if d.phase is QUEUED and d is not delivery)
         else:
             self._lobby.remove(delivery)
         self._move_in()
 
-    def clear(self) -> list[Delivery]:
-        """Empty all of it; the live deliveries in order."""
-        live = [d for lane in (self._control, self._user, self._lobby) for d in lane if d.phase is Phase.QUEUED]
-        for lane in (self._control, self._user, self._lobby):
+    def clear(self, *, control: bool = True) -> list[Delivery]:
+        """Empty it, or all of it but the control lane; the live deliveries that were in it, in order."""
+        lanes = (self._control, self._user, self._lobby) if control else (self._user, self._lobby)
+        live = [d for lane in lanes for d in lane if d.phase is QUEUED]
+        for lane in lanes:
             lane.clear()
+        self.length -= len(live)
         self.count = self.size_bytes = 0
         return live
 
     def _fits(self, delivery: Delivery) -> bool:
         # One message larger than the whole bound still goes into an empty mailbox, or it could never be delivered.
-        room_bytes = self.size_bytes + delivery.envelope.size_bytes <= self._bytes_max
+        room_bytes = self.size_bytes + delivery.size_bytes <= self._bytes_max
         return self.count < self._count_max and (room_bytes or self.count == 0)
 
     def _count(self, delivery: Delivery, sign: int) -> None:
         self.count += sign
-        self.size_bytes += sign * delivery.envelope.size_bytes
+        self.size_bytes += sign * delivery.size_bytes
 
     def _admit(self, delivery: Delivery) -> None:
         self._user.append(delivery)

@@ -1,6 +1,10 @@
-"""How a message gets into a mailbox, and how its sender waits: posting, deadlines, giving up.
+"""Delivering: from a caller's `tell` or `ask` to the actor's mailbox, and back. Deadlines, chains, cycles, giving up.
+
+A message for an actor that is idle, from code outside, is handled in place: the caller's own task runs the handler, as
+if it had put the message into the mailbox and the dispatcher had taken it out. Everything else takes that way.
 
 Every delivery is settled exactly once, by a reply, by an error, or by its own sender's going away, whichever is first.
+One that nobody awaits and that comes to nothing is a dead letter.
 """
 
 import contextvars
@@ -11,32 +15,49 @@ from itertools import count
 from typing import Any
 
 from .cell import Cell
+from .context import Context
+from .dead_letters import DeadLetter, DeadLetterCause, DeadLetters
 from .dispatch import Dispatcher
-from .envelope import Delivery, Envelope, Phase, Request
-from .errors import CyclicAsk, Expired, MailboxFull, Rejected, Stopping, Unknown
+from .endings import Endings
+from .envelope import QUEUED, SETTLED, Delivery, Request
+from .errors import ActorFailed, CyclicAsk, Expired, Failed, MailboxFull, Rejected, Stopping, Unknown
 from .identity import ActorId
-from .lifecycle import State
+from .lifecycle import ABSENT, FAILED, GONE, READY, STOPPED
 from .mailbox import Offered
-from .ref import Overflow
+from .ref import Ended, TellOverflow
 from .registry import Registry
+from .residency import Residency
+from .signals import EndReason
 from .supervisor import Supervisor
 from .timers import Timers
+from .wait_graph import WaitGraph
 from .waking import Backend
 
 __all__ = ["PostOffice"]
 
-ASKS_PER_CHECKPOINT = 64
-"""An ask that is answered in place lets others run every so many times: at about 1 us each that is well below 1 ms."""
+Place = tuple["PostOffice", tuple[ActorId, ...], float]
 
-_current_place: contextvars.ContextVar[tuple["PostOffice", tuple[ActorId, ...]] | None] = contextvars.ContextVar(
-    "callboard_current_place", default=None
+_current_place: contextvars.ContextVar[Place | None] = contextvars.ContextVar("callboard_current_place", default=None)
+"""In a task of a runtime: that runtime, the actors that wait for what goes on in the task, outermost first, and until
+when. The runtime is named because a handler of one may ask an actor of another, which may well have the same id."""
+
+_CAUSES: tuple[tuple[type[BaseException], DeadLetterCause], ...] = (
+    (MailboxFull, "dropped"),
+    (Expired, "expired"),
+    (Stopping, "stopped"),
+    (ActorFailed, "failed"),
+    (Failed, "crashed"),
+    (Unknown, "crashed"),
 )
-"""In a task of a runtime: that runtime, and the actors that wait for what goes on in the task, outermost first. The
-runtime is named because a handler of one may ask an actor of another, which may well have the same id."""
 
 
 class PostOffice:
-    """The `Post` of ref.py."""
+    """The `Post` of ref.py.
+
+    Attributes:
+        accepting: False once the runtime is closing: only what is part of work under way may still send.
+        waits: who waits for whom, among actors in whose handlers somebody asks.
+    """
 
     def __init__(
         self,
@@ -46,119 +67,166 @@ class PostOffice:
         *,
         dispatcher: Dispatcher,
         timers: Timers,
+        endings: Endings,
+        residency: Residency,
+        dead_letters: DeadLetters,
     ) -> None:
         self._backend = backend
+        self._now = backend.now
         self._registry = registry
         self._supervisor = supervisor
         self._dispatcher = dispatcher
         self._timers = timers
+        self._endings = endings
+        self._residency = residency
+        self._dead_letters = dead_letters
         self._numbers = count(1)
-        self._asks = 0
         self.accepting = True
+        self.waits = WaitGraph[ActorId]()
 
-    def deadline(self, timeout_s: float) -> float:
-        """A timeout as a time on the event loop's clock."""
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s is a number of seconds above 0, or inf, not {timeout_s}")
-        return math.inf if timeout_s == math.inf else self._backend.now() + timeout_s
+    # Sending --------------------------------------------------------------------------------------------------------
 
-    def enter(self, chain: tuple[ActorId, ...]) -> None:
-        """This task works for the runtime from now on, and these actors wait for it."""
-        _current_place.set((self, chain))
+    def cell(self, id: ActorId) -> Cell:
+        """The present cell of an id that was checked."""
+        return self._registry.at(id)
+
+    def next_number(self) -> int:
+        """The next number of the sequence in which requests come."""
+        return next(self._numbers)
 
     def post(
-        self, cell: Cell, message: Request[Any], *, deadline: float, overflow: Overflow, waits: bool = True
+        self,
+        cell: Cell,
+        message: Request[Any],
+        timeout_s: float,
+        overflow: TellOverflow = "wait",
+        *,
+        awaited: bool = True,
     ) -> Delivery:
-        """Queue a message for code outside or inside of actors, and run what is runnable.
+        """Handle a message in place, or queue it and run what is runnable.
 
         Args:
             cell, message: what goes where.
-            deadline: on the loop's clock.
-            overflow: see Overflow. An actor that waits for the sender cannot make space: there it means "reject".
-            waits: the sender is going to wait for the reply.
+            timeout_s: seconds from now, above 0; inf for no deadline.
+            overflow: see Overflow. An actor that waits for the sender cannot make space: there "wait" means "reject".
+            awaited: the sender is going to wait for the reply.
 
         Raises:
             Stopping: the runtime is closing and the sender is not part of what is being finished.
             CyclicAsk: the actor waits for the sender. Nothing was queued.
+            ValueError: timeout_s is no such number.
         """
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s is a number of seconds above 0, or inf, not {timeout_s}")
+        dispatcher = self._dispatcher
+        if cell.state is ABSENT and not (dispatcher.running or cell.box or cell.gate) and self.accepting:
+            dispatcher.run(partial(self._supervisor.step, cell))
+        handler = cell.handlers.get(type(message))
+        if (
+            handler is None
+            or dispatcher.running
+            or cell.state is not READY
+            or cell.running is not None
+            or (cell.box is not None and cell.box.length)
+            or _current_place.get() is not None
+            or not self.accepting
+        ):
+            return self._post_by_mailbox(cell, message, timeout_s, overflow, awaited=awaited)
+        now = self._now()
+        number = next(self._numbers)
+        delivery = Delivery(cell.id, message, number, None, (), now + timeout_s, awaited)
+        delivery.admitted = True
+        if not awaited:
+            delivery.on_settled = self._tell_ended
+        cell.used_at = number
+        dispatcher.running = True
+        try:
+            self._supervisor.handle(cell, delivery, handler, now)
+        finally:
+            dispatcher.running = False
+            if dispatcher.queue:
+                dispatcher.run()
+        return delivery
+
+    def _post_by_mailbox(
+        self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool
+    ) -> Delivery:
         place = _current_place.get()
         inside = place is not None and place[0] is self
         chain: tuple[ActorId, ...] = place[1] if place is not None and inside else ()
         if not (self.accepting or inside):
             raise Stopping("the runtime is closing or closed, and takes no new work")
-        cyclic = cell.id in chain
-        if cyclic and waits:
-            asks = " -> ".join(str(id) for id in (*chain, cell.id))
+        deadline = self._now() + timeout_s
+        sender = chain[-1] if chain else None
+        circle = self._circle(cell.id, chain) if chain else None
+        if circle is not None and awaited:
+            asks = " -> ".join(str(id) for id in circle)
             raise CyclicAsk(f"{cell.id} already waits for this request: {asks}")
-        envelope = Envelope(
-            message,
-            next(self._numbers),
-            chain[-1] if chain else None,
-            chain if waits else (),  # nobody waits for what comes of a tell
-            deadline=deadline,
-            size_bytes=message.size_bytes(),
-        )
-        delivery = Delivery(envelope)
-        self._enqueue(cell, delivery, wait=overflow == "wait" and not cyclic)
+        if awaited and place is not None and inside:
+            deadline = min(deadline, place[2])
+        delivery = Delivery(cell.id, message, next(self._numbers), sender, deadline=deadline, awaited=awaited)
+        if not awaited:
+            delivery.on_settled = self._tell_ended
+        else:
+            delivery.chain = chain  # nobody waits for what comes of a tell
+            if sender is not None:
+                self._note_wait(delivery, sender)
+        self._enqueue(cell, delivery, overflow="reject" if overflow == "wait" and circle is not None else overflow)
         return delivery
+
+    def _circle(self, target: ActorId, chain: tuple[ActorId, ...]) -> tuple[ActorId, ...] | None:
+        """The whole chain of waits, where the target waits for the last one of the chain, directly or not."""
+        if target in chain:
+            return (*chain, target)
+        path = self.waits.path(target, chain[-1])
+        return (*chain, *path) if path is not None else None
+
+    def _note_wait(self, delivery: Delivery, sender: ActorId) -> None:
+        self.waits.add(sender, delivery.to)
+        delivery.on_settled = self._waited
+
+    def _waited(self, delivery: Delivery) -> None:
+        assert delivery.sender is not None
+        self.waits.remove(delivery.sender, delivery.to)
 
     def send(
         self,
         to: ActorId,
         message: Request[Any],
         *,
-        sender: ActorId,
+        sender: ActorId | None,
         on_settled: Callable[[Delivery], None] | None = None,
     ) -> None:
         """A message between actors: never refused while the runtime drains, never waits; a full mailbox queues it."""
-        envelope = Envelope(message, next(self._numbers), sender, size_bytes=message.size_bytes())
-        self._enqueue(self._registry.cell(to.kind, to.key), Delivery(envelope, on_settled), wait=True)
+        delivery = Delivery(to, message, next(self._numbers), sender, awaited=on_settled is not None)
+        delivery.on_settled = on_settled or self._tell_ended
+        self._enqueue(self._registry.cell(to.kind, to.key), delivery, overflow="wait")
 
-    def signal(self, to: ActorId, message: Request[None]) -> None:
-        """A message of the kernel's own to an actor, by the control lane."""
+    def signal(
+        self, to: ActorId, message: Request[None], *, on_settled: Callable[[Delivery], None] | None = None
+    ) -> None:
+        """A message of the kernel's own to an actor, by the control lane; dropped where the actor has ended."""
         cell = self._registry.cell(to.kind, to.key)
-        if cell.state not in (State.FAILED, State.STOPPED):
-            cell.mailbox.offer_control(Delivery(Envelope(message, next(self._numbers))))
-            self._run(cell)
-
-    async def wait_settled(self, cell: Cell, delivery: Delivery) -> None:
-        """Return once the delivery is settled, at the latest at its deadline."""
-        await self._wait(cell, delivery, lambda: delivery.phase is Phase.SETTLED)
-
-    async def wait_admitted(self, cell: Cell, delivery: Delivery) -> None:
-        """Return once the mailbox has the delivery; raises where it was rejected instead."""
-        await self._wait(cell, delivery, lambda: delivery.admitted or delivery.phase is Phase.SETTLED)
-        if not delivery.admitted and isinstance(delivery.error, Rejected):
-            raise delivery.error
-
-    def give_up(self, cell: Cell, delivery: Delivery) -> None:
-        """The sender waits no longer; see `Ref.ask`, "Cancellation"."""
-        self._give_up(cell, delivery, Unknown("the caller went away"))
-
-    async def _wait(self, cell: Cell, delivery: Delivery, done: Callable[[], bool]) -> None:
-        if done():
-            self._asks += 1
-            if self._asks % ASKS_PER_CHECKPOINT == 0:
-                await self._backend.checkpoint()
+        if cell.state is FAILED or cell.state is STOPPED:
             return
-        waker = delivery.waker = self._backend.waker()
-        timer = None
-        if delivery.envelope.deadline != math.inf:
-            timer = self._timers.at(delivery.envelope.deadline, partial(self._expire, cell, delivery))
-        try:
-            while not done():
-                await waker.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if not done():  # cancelled
-                self.give_up(cell, delivery)
+        delivery = Delivery(to, message, next(self._numbers), queued_at=self._now(), on_settled=on_settled)
+        cell.mailbox.offer_control(delivery)
+        self._run(cell)
 
-    def _enqueue(self, cell: Cell, delivery: Delivery, *, wait: bool) -> None:
-        if cell.state is State.FAILED or cell.state is State.STOPPED:
-            delivery.settle(None, self._supervisor.refusal(cell))
-        elif cell.mailbox.offer(delivery, wait=wait) is Offered.FULL:
-            delivery.settle(None, MailboxFull(f"the mailbox of {cell.id} is full with {len(cell.mailbox)} messages"))
+    def _enqueue(self, cell: Cell, delivery: Delivery, *, overflow: TellOverflow) -> None:
+        if cell.refuses:
+            delivery.settle(None, self._supervisor.restarts.refusal(cell))
+            return
+        delivery.size_bytes = delivery.message.size_bytes()
+        delivery.queued_at = self._now()
+        cell.used_at = delivery.number
+        mailbox = cell.mailbox
+        offered = mailbox.offer(delivery, wait=overflow == "wait")
+        while offered is Offered.FULL and overflow == "drop_oldest" and (oldest := mailbox.drop_oldest()) is not None:
+            oldest.settle(None, MailboxFull(f"the full mailbox of {cell.id} made room for a newer message"))
+            offered = mailbox.offer(delivery, wait=False)
+        if offered is Offered.FULL:
+            delivery.settle(None, MailboxFull(f"the mailbox of {cell.id} is full with {len(mailbox)} messages"))
         else:
             self._run(cell)
 
@@ -166,13 +234,117 @@ class PostOffice:
         self._dispatcher.ready(cell)
         self._dispatcher.run()
 
-    def _expire(self, cell: Cell, delivery: Delivery) -> None:
-        if delivery.phase is Phase.QUEUED:
-            error: Exception = Expired(f"the deadline passed while the message was queued at {cell.id}")
-        else:
-            name = type(delivery.envelope.message).__name__
-            error = Unknown(f"the deadline passed after {cell.id} had begun with {name}")
-        self._give_up(cell, delivery, error)
+    def _tell_ended(self, delivery: Delivery) -> None:
+        """A message that nobody awaits is settled: where it came to nothing after it was accepted, keep it."""
+        error = delivery.error
+        if error is None or not delivery.admitted:
+            return
+        causes: list[DeadLetterCause] = [cause for kind, cause in _CAUSES if isinstance(error, kind)]
+        self._dead_letters.add(
+            DeadLetter(
+                to=delivery.to,
+                message=delivery.message,
+                sender=delivery.sender,
+                cause=causes[0] if causes else "refused",
+                error=str(error),
+                at=self._now(),
+                size_bytes=delivery.size_bytes,
+            )
+        )
 
-    def _give_up(self, cell: Cell, delivery: Delivery, error: BaseException) -> None:
+    # Places ---------------------------------------------------------------------------------------------------------
+
+    def enter(self, chain: tuple[ActorId, ...]) -> None:
+        """This task works for the runtime from now on, and these actors wait for it."""
+        _current_place.set((self, chain, math.inf))
+
+    def variables_for(self, context: Context, delivery: Delivery | None) -> contextvars.Context:
+        """The variables for the task of an async handler or load: the actor's own, and for whom it works until when."""
+        variables = context.variables.copy()
+        chain, deadline = (delivery.chain, delivery.deadline) if delivery is not None else ((), math.inf)
+        variables.run(_current_place.set, (self, (*chain, context.id), deadline))
+        return variables
+
+    # Waiting --------------------------------------------------------------------------------------------------------
+
+    async def checkpoint(self) -> None:
+        """Let others run."""
+        await self._backend.checkpoint()
+
+    async def wait_settled(self, delivery: Delivery) -> None:
+        """Return once the delivery is settled, at the latest at its deadline."""
+        await self._wait(delivery, lambda: delivery.phase is SETTLED)
+
+    async def wait_admitted(self, delivery: Delivery) -> None:
+        """Return once the mailbox has the delivery; raises where it was rejected instead."""
+        await self._wait(delivery, lambda: delivery.admitted or delivery.phase is SETTLED)
+        if not delivery.admitted and isinstance(delivery.error, Rejected):
+            raise delivery.error
+
+    def give_up(self, delivery: Delivery) -> None:
+        """The sender waits no longer; see `Ref.ask`, "Cancellation"."""
+        self._give_up(delivery, Unknown("the caller went away"))
+
+    async def _wait(self, delivery: Delivery, done: Callable[[], bool]) -> None:
+        if done():
+            return
+        waker = delivery.waker = self._backend.waker()
+        timer = None
+        if delivery.deadline != math.inf:
+            timer = self._timers.at(delivery.deadline, partial(self._expire, delivery))
+        try:
+            while not done():
+                await waker.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not done():  # cancelled
+                self.give_up(delivery)
+
+    def _expire(self, delivery: Delivery) -> None:
+        cell = self._registry.at(delivery.to)
+        if delivery.phase is QUEUED:
+            error: Exception = self._supervisor.expired(cell, delivery)
+        else:
+            error = Unknown(f"the deadline passed after {cell.id} had begun with {type(delivery.message).__name__}")
+        self._give_up(delivery, error)
+
+    def _give_up(self, delivery: Delivery, error: BaseException) -> None:
+        # The present cell, not the one that it was sent to: a delivery that is not settled keeps its cell from going.
+        cell = self._registry.at(delivery.to)
         self._dispatcher.run(partial(self._supervisor.abandon, cell, delivery, error))
+
+    # Ends -----------------------------------------------------------------------------------------------------------
+
+    async def wait_ended(self, cell: Cell) -> Ended:
+        """Return once the actor has failed or was stopped."""
+        waker = self._backend.waker()
+        ended: list[Ended] = []
+
+        def note(reason: EndReason, error: BaseException | None) -> None:
+            ended.append(Ended(cell.id, reason, error))
+            waker.wake()
+
+        self._endings.watch(cell, waker, note)
+        try:
+            while not ended:
+                await waker.wait()
+        finally:
+            self._endings.unwatch(cell, waker)
+        return ended[0]
+
+    async def stop(self, cell: Cell) -> None:
+        self._dispatcher.run(partial(self._endings.begin_stop, cell))
+        await self.wait_ended(cell)
+
+    async def drain(self, cell: Cell, timeout_s: float) -> None:
+        if not timeout_s >= 0:
+            raise ValueError(f"timeout_s is a number of seconds from 0, or inf, not {timeout_s}")
+        self._dispatcher.run(partial(self._endings.begin_drain, cell, self._now() + timeout_s))
+        await self.wait_ended(cell)
+
+    def kill(self, cell: Cell) -> None:
+        self._dispatcher.run(partial(self._endings.kill, cell))
+
+    def passivate(self, cell: Cell) -> bool:
+        return not self._dispatcher.running and cell.state is not GONE and self._residency.passivate(cell)

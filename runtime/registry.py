@@ -43,12 +43,13 @@ class Registry:
             TypeError, ValueError: see `identity.checked_id`.
         """
         cell = self._cells.get(ActorId(kind, key))
+        return cell if cell is not None else self.at(self.check(kind, key))
+
+    def at(self, id: ActorId) -> Cell:
+        """The one cell of an id that was checked."""
+        cell = self._cells.get(id)
         if cell is None:
-            id = checked_id(kind, key)
-            if kind not in self._kinds:
-                known = ", ".join(sorted(self._kinds)) or "none"
-                raise UnknownActor(f"no kind of actor is named {kind!r}; registered: {known}. Use Runtime.register")
-            cell = self._cells[id] = Cell(id, self._kinds[kind])
+            cell = self._cells[id] = Cell(id, self._kinds[id.kind])
             if self._closed:
                 cell.happen(Event.STOP)
         return cell
@@ -56,6 +57,30 @@ class Registry:
     def close(self) -> None:
         """Cells that are made from now on are stopped: a last commit may still send to an actor that never was."""
         self._closed = True
+
+    def forget(self, cell: Cell) -> None:
+        """Let go a cell that is ABSENT and that nobody needs; the next use of its id makes a new one."""
+        cell.happen(Event.FORGET)
+        del self._cells[cell.id]
+
+    @property
+    def kinds(self) -> list[ActorKind]:
+        """The kinds that are known."""
+        return list(self._kinds.values())
+
+    def check(self, kind: str, key: str) -> ActorId:
+        """The id, where its cell could be made.
+
+        Raises: as `cell`.
+        """
+        id = ActorId(kind, key)
+        if id in self._cells:
+            return id
+        id = checked_id(kind, key)
+        if kind not in self._kinds:
+            known = ", ".join(sorted(self._kinds)) or "none"
+            raise UnknownActor(f"no kind of actor is named {kind!r}; registered: {known}. Use Runtime.register")
+        return id
 
     def find(self, id: ActorId) -> Cell | None:
         """The cell of this id if there is one already."""

@@ -10,7 +10,7 @@ natively by asyncio, which knows no shields.
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -20,25 +20,35 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..store.contract import Store
+from .activation import Activation
 from .actor import Actor
 from .budget import RestartPolicy
 from .cell import ActorKind, Cell
 from .children import Children
 from .committer import Committer
 from .context import ACTIVATION_BITS
+from .dead_letters import DeadLetters
 from .dispatch import Dispatcher
+from .endings import Endings
 from .envelope import Delivery, Request
 from .errors import Stopping
-from .guard import Outcome, run_guarded
+from .families import adopt
 from .identity import ActorId
 from .introspect import ActorStatistics, RuntimeStatistics, actor_statistics
 from .lifecycle import State
+from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX
+from .metrics import Metrics
 from .post_office import PostOffice
+from .quarantine import Quarantine
 from .ref import Ref
 from .registry import Registry
+from .residency import ACTORS_BYTES_MAX, ACTORS_MAX, Residency
+from .restarts import Restarts
+from .signals import ActorEnded, EndReason
 from .supervisor import Supervisor
-from .timers import Timers
+from .timers import Timer, Timers
 from .waking import Backend, current_backend
+from .workers import Workers
 
 __all__ = ["DRAIN_TIMEOUT_S", "Runtime"]
 
@@ -57,19 +67,37 @@ class Runtime:
             closed with the runtime.
         drain_timeout_s: how long work under way may go on after the block was left. Left by an exception or a
             cancellation, it is cancelled at once; so it is when a cancellation comes while it is waited for.
+        actors_max, actors_bytes_max: so many actors, and bytes by their own word, stay in memory; over that the least
+            recently used leave it, as far as nothing of theirs is under way. Kinds with idle_s=inf do not count.
 
     What holds after the block: all that was answered is stored; every request has its answer; no task is left. What was
     cut is in `cut`.
     """
 
-    def __init__(self, open_store: Callable[[], Store], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        *,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        actors_max: int = ACTORS_MAX,
+        actors_bytes_max: int = ACTORS_BYTES_MAX,
+    ) -> None:
         if drain_timeout_s < 0:
             raise ValueError(f"drain_timeout_s is a number of seconds from 0, not {drain_timeout_s}")
         self._open_store = open_store
         self._drain_timeout_s = drain_timeout_s
         self._registry = Registry()
-        self._supervisor = Supervisor(self)
+        self._metrics = Metrics()
+        self._dead_letters = DeadLetters()
+        self._endings = Endings(self)
+        self._restarts = Restarts(self, self._metrics, self._dead_letters)
+        self._activation = Activation(self, self._metrics)
+        self._supervisor = Supervisor(self, self._metrics, self._dead_letters)
+        self._residency = Residency(
+            self, self._registry, self._metrics, actors_max=actors_max, bytes_max=actors_bytes_max
+        )
         self._activations = count(1)
+        self._busy: list[Cell] = []
         self._entered = False
         self._open = False
         self._closers: list[Callable[[], Awaitable[None]]] = []
@@ -79,7 +107,7 @@ class Runtime:
     @property
     def cut(self) -> list[str]:
         """What was cut when the runtime closed, for people; empty where all that was begun was finished."""
-        return self._supervisor.cut
+        return self._endings.cut
 
     @property
     def store(self) -> Store:
@@ -99,6 +127,9 @@ class Runtime:
         *,
         durable: bool = True,
         restart: RestartPolicy | None = None,
+        idle_s: float | None = None,
+        mailbox_count_max: int = MAILBOX_COUNT_MAX,
+        mailbox_bytes_max: int = MAILBOX_BYTES_MAX,
     ) -> None:
         """Make a kind of actor known: `runtime.register("counter", Counter)`.
 
@@ -106,12 +137,25 @@ class Runtime:
             kind: the first half of these actors' ids.
             factory: called with the id for each activation; an Actor class will do.
             durable: False for actors that never stage writes.
-            restart: how often a crash is forgiven.
+            restart: how often a crash is forgiven, and what it means for the actors that these supervise.
+            idle_s: how long one stays in memory without inbound messages; inf for ever. Without it: 300 s, or for ever
+                where it is not durable, since what it knows would be lost.
+            mailbox_count_max, mailbox_bytes_max: the bounds of each mailbox.
 
         Raises:
-            ValueError: the kind is registered already.
+            ValueError: the kind is registered already, or a number is out of range.
         """
-        self._registry.add(ActorKind(kind, factory, durable=durable, restart=restart))
+        self._registry.add(
+            ActorKind(
+                kind,
+                factory,
+                durable=durable,
+                restart=restart,
+                idle_s=idle_s,
+                mailbox_count_max=mailbox_count_max,
+                mailbox_bytes_max=mailbox_bytes_max,
+            )
+        )
 
     def actor(self, kind: str, key: str) -> Ref:
         """A reference to one actor; it is activated by its first message.
@@ -123,11 +167,35 @@ class Runtime:
         """
         if not self._open:
             raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
-        return Ref(self._post, self._registry.cell(kind, key))
+        id = self._registry.check(kind, key)
+        return Ref(self._post, id, self._registry.find(id))
 
     def resume(self, kind: str, key: str) -> None:
-        """Let an actor that has spent its restart budget try again."""
-        self._supervisor.resume(self._registry.cell(kind, key))
+        """Let an actor that has spent its restart budget, or that was stopped, begin again with its next message."""
+        if self._open:
+            self._restarts.resume(self._registry.cell(kind, key))
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The messages that were accepted and came to nothing, with their causes: the newest, and counts of all."""
+        return self._dead_letters
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """The messages that crashed their actor as often as they were tried: to list, inspect and purge."""
+        return self._restarts.quarantine
+
+    def release(self, number: int) -> None:
+        """Take a message out of quarantine and send it to its actor again, as a tell with all its attempts.
+
+        Raises:
+            LookupError: no message of this number is there.
+            Stopping: the runtime is not open.
+        """
+        if not self._open:
+            raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
+        poison = self._restarts.quarantine.take(number)
+        self._post.send(poison.to, poison.message, sender=None)
 
     def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Call `closer` when the runtime closes, after its actors have ended. The same one is called once.
@@ -149,8 +217,8 @@ class Runtime:
             active=sum(cell.state is State.READY for cell in cells),
             failed=sum(cell.state is State.FAILED for cell in cells),
             children=len(self._children) if self._open else 0,
-            handled=self._supervisor.handled,
-            crashes=self._supervisor.crashes,
+            handled=self._metrics.handled,
+            crashes=self._metrics.crashes,
             commit_groups=self._committer.groups if self._open else 0,
             commits_in_flight=self._committer.in_flight if self._open else 0,
         )
@@ -174,6 +242,7 @@ class Runtime:
         await self._host_tasks.__aenter__()
         with anyio.CancelScope(shield=True):  # a host that is cancelled here could not leave what it has half entered
             self._tasks: TaskGroup = await self._host_tasks.start(self._serve)
+        self._supervisor.workers = self._activation.workers = Workers(self._tasks, self._backend)
         self._children = Children(self._tasks, enter=self._post.enter, signal=self.signal, ended=self._note_change)
         self._open = True
         try:
@@ -188,11 +257,26 @@ class Runtime:
         self._timers = Timers(backend)
         self._dispatcher = Dispatcher(backend, self._supervisor.step, rested=self._note_change)
         self._committer = Committer(self._store, backend, run=self._dispatcher.run)
-        self._supervisor.dispatcher = self._dispatcher
-        self._supervisor.committer = self._committer
         self._post = PostOffice(
-            backend, self._registry, self._supervisor, dispatcher=self._dispatcher, timers=self._timers
+            backend,
+            self._registry,
+            self._supervisor,
+            dispatcher=self._dispatcher,
+            timers=self._timers,
+            endings=self._endings,
+            residency=self._residency,
+            dead_letters=self._dead_letters,
         )
+        for room in (self._supervisor, self._restarts, self._activation, self._endings, self._residency):
+            room.dispatcher = self._dispatcher
+        self._supervisor.activation = self._restarts.activation = self._activation
+        self._supervisor.restarts = self._activation.restarts = self._restarts
+        self._supervisor.endings = self._activation.endings = self._restarts.endings = self._endings
+        self._supervisor.residency = self._activation.residency = self._residency
+        self._restarts.residency = self._endings.residency = self._residency
+        self._supervisor.post = self._activation.post = self._post
+        self._supervisor.committer = self._committer
+        self._activation.supervisor = self._supervisor
         self._changed = backend.waker()
         self._leaving = anyio.Event()
         self._host_tasks = anyio.create_task_group()
@@ -235,7 +319,7 @@ class Runtime:
         self._post.accepting = False
         if not self._quiet():
             self._children.cut(self.cut.append)
-            self._dispatcher.run(lambda: self._supervisor.cut_short(self._registry))
+            self._dispatcher.run(lambda: self._supervisor.cut_short(list(self._registry), self.cut.append))
             await self._wait_quiet(CANCEL_GRACE_S)
         self._stop_actors()
         if self.cut:
@@ -255,8 +339,8 @@ class Runtime:
             for cell in self._registry:
                 end(cell)
 
-        self._dispatcher.run(partial(each, self._supervisor.refuse_owed))
-        self._dispatcher.run(partial(each, self._supervisor.stop))
+        self._dispatcher.run(partial(each, lambda cell: self._endings.refuse_owed(cell, self.cut.append)))
+        self._dispatcher.run(partial(each, lambda cell: self._endings.stop(cell, self.cut.append)))
 
     async def _wait_quiet(self, timeout_s: float) -> bool:
         """Wait until nothing is queued, running or in flight; False where the time did not suffice."""
@@ -266,12 +350,19 @@ class Runtime:
         return self._quiet()
 
     def _quiet(self) -> bool:
-        return self._dispatcher.idle and not self._children and all(cell.quiet for cell in self._registry)
+        # Among many cells few are busy: those are looked at again, and only when they rest, all.
+        if not self._dispatcher.idle or self._children:
+            return False
+        self._busy = [cell for cell in self._busy if not cell.quiet]
+        if not self._busy:
+            self._busy = [cell for cell in self._registry if not cell.quiet]
+        return not self._busy
 
     # For contexts and the supervisor --------------------------------------------------------------------------------
 
-    def now(self) -> float:
-        return self._backend.now()
+    @property
+    def now(self) -> Callable[[], float]:
+        return self._backend.now
 
     def wall_ms(self) -> int:
         return int((self._backend.now() + self._wall_offset_s) * 1000)
@@ -280,7 +371,10 @@ class Runtime:
         # Greater for every later owner of the store, and for every later activation by the same owner.
         return (self._owner << ACTIVATION_BITS) + next(self._activations)
 
-    def at(self, when: float, action: Callable[[], None]) -> object:
+    def next_number(self) -> int:
+        return self._post.next_number()
+
+    def at(self, when: float, action: Callable[[], None]) -> Timer:
         return self._timers.at(when, action)
 
     def check_actor(self, to: ActorId) -> None:
@@ -296,8 +390,24 @@ class Runtime:
     ) -> None:
         self._post.send(to, message, sender=sender, on_settled=on_settled)
 
-    def signal(self, to: ActorId, message: Request[None]) -> None:
-        self._post.signal(to, message)
+    def signal(
+        self, to: ActorId, message: Request[None], *, on_settled: Callable[[Delivery], None] | None = None
+    ) -> None:
+        self._post.signal(to, message, on_settled=on_settled)
+
+    def watch(self, watcher: ActorId, tag: Any, target: ActorId) -> None:
+        def ended(reason: EndReason, error: BaseException | None) -> None:
+            self._post.signal(watcher, ActorEnded(tag=tag, id=target, reason=reason, error=error))
+
+        self._endings.watch(self._registry.cell(target.kind, target.key), (watcher, tag), ended)
+
+    def unwatch(self, watcher: ActorId, tag: Any, target: ActorId) -> None:
+        cell = self._registry.find(target)
+        if cell is not None:
+            self._endings.unwatch(cell, (watcher, tag))
+
+    def supervise(self, parent: ActorId, child: ActorId) -> None:
+        adopt(self._registry.at(parent), self._registry.cell(child.kind, child.key))
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
         self._children.spawn(owner, tag, work)
@@ -308,20 +418,8 @@ class Runtime:
     def disown_children(self, cell: Cell) -> None:
         self._children.disown(cell.id)
 
-    def start_task(self, cell: Cell, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run an async handler or load in the actor's own context."""
-        chain = cell.running.envelope.chain if cell.running is not None else ()
-
-        async def task() -> None:
-            self._post.enter((*chain, cell.id))
-            await work()
-
-        assert cell.variables is not None
-        cell.variables.run(self._tasks.start_soon, task)
-
-    async def run_guarded(self, work: Awaitable[Any], scope: anyio.CancelScope) -> Outcome:
-        """Await a handler or load, in its task."""
-        return await run_guarded(work, scope=scope, host=self._tasks.cancel_scope)
+    def has_tasks(self, cell: Cell) -> bool:
+        return self._children.has(cell.id)
 
     def fresh_variables(self) -> contextvars.Context:
         """The context variables as they were when the runtime was opened: no caller's leak into a handler."""

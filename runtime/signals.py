@@ -1,14 +1,19 @@
 """What the kernel itself tells an actor. Signals go by the control lane: before user messages, past every bound.
 
-An actor that uses `context.request` handles Answered, one that uses `context.spawn` handles ChildEnded. A signal may
-concern something that an earlier activation began: an actor ignores tags that it does not know.
+An actor that uses `context.request` handles Answered, one that uses `context.spawn` ChildEnded, one that uses
+`context.watch` ActorEnded, one that uses `context.after` or `context.every` Tick. A signal may concern something that
+an earlier activation began: an actor ignores tags that it does not know.
 """
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .envelope import Request
+from .identity import ActorId
 
-__all__ = ["Abandoned", "Answered", "ChildEnded"]
+__all__ = ["Abandoned", "ActorEnded", "Answered", "ChildEnded", "EndReason", "Tick"]
+
+EndReason: TypeAlias = Literal["failed", "stopped"]
+"""failed: its restart budget is spent. stopped: somebody stopped it, or the runtime has closed."""
 
 
 class Answered(Request[None], frozen=True):
@@ -31,3 +36,23 @@ class Abandoned(Request[None], frozen=True):
     """The caller of an owed reply has gone, and the handler's `on_cancel` is "cancel": the work may stop."""
 
     message: Any
+
+
+class ActorEnded(Request[None], frozen=True):
+    """The actor that was watched under this tag has ended; `error` is what it failed with at last."""
+
+    tag: Any
+    id: ActorId
+    reason: EndReason
+    error: BaseException | None
+
+
+class Tick(Request[None], frozen=True):
+    """A timer of `context.after` or `context.every` has come up, for the `count`-th time.
+
+    `source` says which start of the timer it is of. For the kernel.
+    """
+
+    tag: Any
+    count: int
+    source: object

@@ -1,4 +1,4 @@
-"""The guard around every actor: activates it, runs its handlers, sees its crashes and commits, restarts it.
+"""The guard around every actor: runs its handlers, sees its crashes and commits, and lets its answers go.
 
 This is the one place where any exception of a handler is caught. What follows from it:
 
@@ -7,49 +7,48 @@ This is the one place where any exception of a handler is caught. What follows f
 | returns | the value, once durable | commits | goes on |
 | raises a CallboardError | that error | dropped | goes on |
 | raises anything else | Failed, with the error as cause | dropped | restarts from the store, after a backoff |
+| the same, and it is retryable | the outcome of the next attempt | dropped | restarts likewise |
 | is cancelled | Failed | dropped | goes on, with what it changed in memory |
 | returns a ticket, and the actor restarts | Unknown, unless it is retryable: then it runs again | commits | |
 | (its commit is refused) | Failed, or Unknown | not stored, or nobody knows | reloads, at no cost to its budget |
 
-A restart waits for the commits that are in flight, then loads what the store has. When the budget is spent, or what is
-stored cannot be read, the actor is FAILED: what is queued is answered with ActorFailed until `resume`. A store that
-does not answer spends nothing: loads and commits are tried again until it does.
+How an actor comes into memory is in activation.py, how it restarts in restarts.py, how it ends in endings.py.
 
-Every door but `step` is entered through `Dispatcher.run`: nothing here runs in the middle of anything else here.
+Every door but `step` and `handle` is entered through `Dispatcher.run`: nothing here runs in the middle of anything else
+here.
 
 Source: Erlang/OTP supervisor behaviour; Armstrong, "Making reliable distributed systems in the presence of software
 errors" (2003), chapter 4.
 """
 
-import contextvars
-import logging
-import math
-import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import anyio
-
-from ..store.errors import CallboardError, Corrupt, NewerFormat, StoreError
+from ..store.errors import CallboardError, StoreError
 from .actor import Handler
-from .budget import Backoff
 from .cell import Cell
 from .committer import Committer
 from .context import Context, Host, Ticket
+from .dead_letters import DeadLetters
 from .dispatch import Dispatcher
-from .envelope import Delivery, Phase
-from .errors import ActorFailed, Expired, Failed, Rejected, Stopping, Unknown
-from .gate import HeldReply, release_all
+from .envelope import HELD, QUEUED, RUNNING, SETTLED, Delivery
+from .errors import Expired, Failed, Unknown
+from .gate import Gate, HeldReply, release_all
 from .guard import Outcome
-from .lifecycle import Event, State
+from .lifecycle import ABSENT, LOADING, READY, STOPPING
+from .metrics import Metrics
 from .signals import Abandoned
 
+if TYPE_CHECKING:
+    from .activation import Activation
+    from .endings import Endings
+    from .post_office import PostOffice
+    from .residency import Residency
+    from .restarts import Restarts
+    from .workers import Workers
+
 __all__ = ["Supervision", "Supervisor"]
-
-_log = logging.getLogger("callboard.supervisor")
-
-_STORE_BACKOFF = Backoff(first_s=0.05, max_s=5.0)
 
 
 class Supervision(Host, Protocol):
@@ -57,107 +56,117 @@ class Supervision(Host, Protocol):
 
     def next_epoch(self) -> int: ...
 
-    def fresh_variables(self) -> contextvars.Context: ...
-
-    def at(self, when: float, action: Callable[[], None]) -> object: ...
-
-    def start_task(self, cell: Cell, work: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
-
-    async def run_guarded(self, work: Awaitable[Any], scope: anyio.CancelScope) -> Outcome: ...
-
     def disown_children(self, cell: Cell) -> None: ...
+
+    def has_tasks(self, cell: Cell) -> bool: ...
+
+    def next_number(self) -> int: ...
 
 
 class Supervisor:
-    """See the module's text. Counters are for introspect.py; `cut` names what the runtime's end has cut, for people."""
+    """See the module's text. The rooms that it works with are set by the runtime, which composes them."""
 
-    def __init__(self, host: Supervision, *, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, host: Supervision, metrics: Metrics, dead_letters: DeadLetters) -> None:
         self._host = host
-        self._chance = chance
+        self._metrics = metrics
+        self._trace = metrics.trace
+        self._dead_letters = dead_letters
+        self.activation: Activation
+        self.restarts: Restarts
+        self.endings: Endings
+        self.residency: Residency
         self.dispatcher: Dispatcher
         self.committer: Committer
-        self._cutting = False
-        self.cut: list[str] = []
-        self.handled = 0
-        self.crashes = 0
+        self.post: PostOffice
+        self.workers: Workers
+        self.cutting = False
 
     # Stepping -------------------------------------------------------------------------------------------------------
 
     def step(self, cell: Cell) -> None:
-        """Activate the cell, or handle one message of it. For the dispatcher."""
-        if cell.state is State.ABSENT:
-            self._activate(cell)
+        """Activate the cell, or handle one message of it, or end it. For the dispatcher."""
+        if cell.state is ABSENT:
+            self.activation.activate(cell)
             return
-        if cell.state is not State.READY or cell.running is not None:
+        if cell.running is not None or not (cell.state is READY or cell.state is STOPPING):
             return
-        delivery = cell.mailbox.take()
+        delivery = cell.box.take() if cell.box is not None else None
         if delivery is None:
+            if cell.state is STOPPING and cell.finished:
+                self.endings.stop(cell)
             return
-        deadline = delivery.envelope.deadline
-        if deadline != math.inf and deadline < self._host.now():
-            delivery.settle(None, Expired(f"the deadline passed while the message was queued at {cell.id}"))
+        now = self._host.now()
+        if delivery.deadline < now:
+            delivery.settle(None, self.expired(cell, delivery))
             return
-        self._handle(cell, delivery)
-
-    def _handle(self, cell: Cell, delivery: Delivery) -> None:
-        actor, context, variables = cell.actor, cell.context, cell.variables
-        assert actor is not None
-        assert context is not None
-        assert variables is not None
-        message = delivery.envelope.message
-        handler = actor.handlers.get(type(message))
+        self._metrics.queues.add(max(now - delivery.queued_at, 0.0))
+        handler = cell.handlers.get(type(delivery.message))
         if handler is None:
-            known = ", ".join(sorted(kind.__name__ for kind in actor.handlers)) or "nothing"
-            error = TypeError(f"{cell.id} has no handler for {type(message).__name__}; it handles {known}")
-            delivery.settle(None, error)
+            delivery.settle(None, self._not_handled(cell, delivery))
+        else:
+            self.handle(cell, delivery, handler, now)
+
+    def handle(self, cell: Cell, delivery: Delivery, handler: Handler, now: float) -> None:
+        """Run one handler of a cell that is READY or STOPPING, and free. The dispatcher is held."""
+        context = cell.context
+        assert context is not None
+        message = delivery.message
+        if not context.expects(message):
+            delivery.settle(None, None)
             return
-        delivery.phase = Phase.RUNNING
-        context.begin(delivery)
-        self.handled += 1
+        delivery.phase = RUNNING
+        context.delivery = delivery
+        self._metrics.handled += 1
+        self._trace.append((delivery.number, now, cell.id, type(message), delivery.sender))
         try:
-            result = variables.run(handler.function, actor, message, context)
+            result = context.variables.run(handler.function, context.instance, message, context)
         except CallboardError as error:
             self._answer_error(cell, handler, delivery, error)
         except BaseException as error:  # the supervisor's guard: every crash ends here
-            self._crashed(cell, error, delivery)
+            self.restarts.crashed(cell, error, delivery, handler)
             if not isinstance(error, Exception):
                 raise  # a KeyboardInterrupt belongs to whoever runs the loop, but the actor's caller has its answer
         else:
             if handler.is_async:
-                cell.running = delivery
-                cell.scope = self._new_scope()
-                self._host.start_task(cell, partial(self._run_async, cell, handler, delivery, result))
+                self._start(cell, handler, delivery, result)
+            elif context.outputs is None and context.staged is None and not cell.gate and type(result) is not Ticket:
+                context.delivery = None  # an idle actor keeps neither message nor reply in memory
+                if not delivery.settle(result, None):
+                    self._dead_letters.late_replies += 1
             else:
                 self._finish(cell, handler, delivery, result)
 
-    def _new_scope(self) -> anyio.CancelScope:
-        # Made before the task starts: a caller may go, or the actor crash, before it had its first step.
-        scope = anyio.CancelScope()
-        if self._cutting:
-            scope.cancel()
-        return scope
+    def expired(self, cell: Cell, delivery: Delivery) -> Expired | Unknown:
+        """What the caller of a message is told whose deadline passed while it was queued."""
+        if delivery.attempt == 1:
+            return Expired(f"the deadline passed while the message was queued at {cell.id}")
+        return Unknown(
+            f"the deadline passed before {cell.id} had restarted; the message was begun {delivery.attempt - 1}x"
+        )
 
-    async def _run_async(
-        self, cell: Cell, handler: Handler, delivery: Delivery, work: Coroutine[Any, Any, Any]
-    ) -> None:
-        """An async handler's task. No exception leaves it, and the cell is given back in every case."""
-        context, scope = cell.context, cell.scope
-        assert scope is not None
-        if scope.cancel_called:
-            work.close()
-            outcome = Outcome(cancelled=True)
-        else:
-            outcome = await self._host.run_guarded(work, scope)
+    def _not_handled(self, cell: Cell, delivery: Delivery) -> TypeError:
+        known = ", ".join(sorted(kind.__name__ for kind in cell.handlers)) or "nothing"
+        return TypeError(f"{cell.id} has no handler for {type(delivery.message).__name__}; it handles {known}")
+
+    # Async handlers -------------------------------------------------------------------------------------------------
+
+    def _start(self, cell: Cell, handler: Handler, delivery: Delivery, work: Any) -> None:
+        assert cell.context is not None
+        cell.running = delivery
+        variables = self.post.variables_for(cell.context, delivery)
+        cell.scope = self.workers.start(work, variables, partial(self._async_ended, cell, handler, cell.context))
+        if self.cutting:
+            cell.scope.cancel()
+
+    def _async_ended(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
         # No await from here on: the next message must not start before this one is finished.
-        self.dispatcher.run(partial(self._async_ended, cell, handler, delivery, (context, outcome)))
+        self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
 
-    def _async_ended(
-        self, cell: Cell, handler: Handler, delivery: Delivery, ended: tuple[Context | None, Outcome]
-    ) -> None:
-        context, (value, error, cancelled) = ended
-        cell.running = None
-        cell.scope = None
-        if context is None or cell.context is not context:
+    def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
+        delivery, cell.running, cell.scope = cell.running, None, None
+        assert delivery is not None
+        value, error, cancelled = outcome
+        if cell.context is not context:
             pass  # the actor was reloaded or stopped meanwhile and this delivery was answered then
         elif cancelled:
             context.begin(None)
@@ -165,272 +174,109 @@ class Supervisor:
         elif isinstance(error, CallboardError):
             self._answer_error(cell, handler, delivery, error)
         elif error is not None:
-            self._crashed(cell, error, delivery)
+            self.restarts.crashed(cell, error, delivery, handler)
         else:
             self._finish(cell, handler, delivery, value)
-        self._reload_if_due(cell)
+        self.restarts.reload_if_due(cell)
         self.dispatcher.ready(cell)
+
+    # What a handler leaves behind -----------------------------------------------------------------------------------
 
     def _finish(self, cell: Cell, handler: Handler, delivery: Delivery, result: Any) -> None:
         context = cell.context
         assert context is not None
+        context.delivery = None
         try:
             batch = context.take_batch()
         except (TypeError, ValueError) as error:
-            self._crashed(cell, error, delivery)
+            self.restarts.crashed(cell, error, delivery, handler)
             return
         if isinstance(result, Ticket):
             self._owe(cell, handler, delivery)  # before its reply is taken out of the outputs: it may be among them
             outputs = context.take_outputs()
         else:
             outputs = context.take_outputs()
-            if batch is None and not outputs and not (handler.gated and cell.gate):
-                delivery.settle(result, None)
-                return
             outputs.append(HeldReply(delivery, result, None))
-        if delivery.phase is Phase.RUNNING:
-            delivery.phase = Phase.HELD
+        for output in outputs:
+            if isinstance(output, HeldReply) and output.delivery.phase is SETTLED:
+                self._dead_letters.late_replies += 1
+        if delivery.phase is RUNNING:
+            delivery.phase = HELD
         if batch is not None:
-            cell.gate.close_behind(outputs)
-            self.committer.submit(batch, partial(self._committed, cell))
-        elif not (handler.gated and cell.gate.hold(outputs)):
+            self.commit(cell, batch, outputs)
+        elif not (handler.gated and cell.gate and cell.gate.hold(outputs)):
             release_all(outputs)
+
+    def commit(self, cell: Cell, batch: Any, outputs: list[Any]) -> None:
+        """Give a batch to the committer; the outputs wait for it."""
+        if cell.gate is None:
+            cell.gate = Gate()
+        cell.gate.close_behind(outputs)
+        self.committer.submit(batch, partial(self._committed, cell))
 
     def _owe(self, cell: Cell, handler: Handler, delivery: Delivery) -> None:
         assert cell.context is not None
-        if delivery.phase is not Phase.SETTLED:
+        if delivery.phase is not SETTLED:
+            if cell.context.owed is None:
+                cell.context.owed = {}
             cell.context.owed[delivery] = None
         elif handler.on_cancel == "cancel":  # the caller went while the async handler was about to return the ticket
-            self._host.signal(cell.id, Abandoned(message=delivery.envelope.message))
+            self._host.signal(cell.id, Abandoned(message=delivery.message))
 
     def _answer_error(self, cell: Cell, handler: Handler, delivery: Delivery, error: CallboardError) -> None:
         assert cell.context is not None
         cell.context.begin(None)
         reply = HeldReply(delivery, None, error)
-        if not (handler.gated and cell.gate.hold([reply])):
+        if not (handler.gated and cell.gate and cell.gate.hold([reply])):
             reply.release()
 
     def _committed(self, cell: Cell, error: StoreError | None) -> None:
         """The oldest batch in flight came back."""
+        assert cell.gate is not None
         cell.gate.committed(error)
+        if not cell.gate:
+            cell.gate = None
         if error is None:
-            cell.store_failures = 0
-        elif cell.state in (State.READY, State.LOADING):
+            if cell.health is not None:
+                cell.health.store_failures = 0
+            self.residency.weigh(cell)
+        elif cell.state in (READY, LOADING, STOPPING):
             # What the actor holds in memory was never stored: it must not handle another message.
-            _log.warning("a commit of %s failed, the actor reloads: %s", cell.id, error)
-            self._back_off(cell, error, self._store_delay_s(cell))
-        self._reload_if_due(cell)
+            self.restarts.not_stored(cell, error)
+        self.restarts.reload_if_due(cell)
         self.dispatcher.ready(cell)
 
-    # Activation -----------------------------------------------------------------------------------------------------
-
-    def _activate(self, cell: Cell) -> None:
-        cell.happen(Event.ACTIVATE if cell.state is State.ABSENT else Event.RETRY)
-        try:
-            stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
-            context = Context(self._host, cell.id, epoch=self._host.next_epoch(), stored=stored)
-            actor = cell.kind.factory(cell.id)
-            cell.context, cell.actor, cell.variables = context, actor, self._host.fresh_variables()
-            loading = cell.variables.run(actor.load, context)
-        except BaseException as error:  # the supervisor's guard: every crash ends here
-            self._load_failed(cell, error)
-            if not isinstance(error, Exception):
-                raise
-            return
-        if loading is None:
-            self._loaded(cell)
-        else:
-            cell.scope = self._new_scope()
-            self._host.start_task(cell, partial(self._load_async, cell, loading))
-
-    async def _load_async(self, cell: Cell, loading: Awaitable[None]) -> None:
-        """An async load's task. No exception leaves it."""
-        assert cell.scope is not None
-        outcome = await self._host.run_guarded(loading, cell.scope)
-        self.dispatcher.run(partial(self._load_ended, cell, outcome))
-
-    def _load_ended(self, cell: Cell, outcome: Outcome) -> None:
-        cell.scope = None
-        if outcome.cancelled:  # the runtime is closing; who waits for the actor is told at once
-            self.stop(cell)
-        elif outcome.error is not None:
-            self._load_failed(cell, outcome.error)
-        else:
-            self._loaded(cell)
-        self.dispatcher.ready(cell)
-
-    def _loaded(self, cell: Cell) -> None:
-        if cell.state is not State.LOADING:
-            return  # stopped meanwhile
-        assert cell.context is not None
-        try:
-            batch = cell.context.take_batch()
-        except (TypeError, ValueError) as error:
-            self._load_failed(cell, error)
-            return
-        cell.happen(Event.LOADED)
-        outputs = cell.context.take_outputs()
-        cell.context.begin(None)
-        if batch is not None:
-            cell.gate.close_behind(outputs)
-            self.committer.submit(batch, partial(self._committed, cell))
-        else:
-            release_all(outputs)
-
-    def _load_failed(self, cell: Cell, error: BaseException) -> None:
-        if cell.state is not State.LOADING:
-            return
-        if isinstance(error, (Corrupt, NewerFormat)):
-            _log.error("%s cannot be loaded: %s", cell.id, error)
-            self._give_up(cell, error)  # what is stored does not change by itself: no attempt would end otherwise
-        elif isinstance(error, StoreError):
-            _log.warning("%s cannot be loaded: %s", cell.id, error)
-            self._back_off(cell, error, self._store_delay_s(cell))
-        else:
-            self._crashed(cell, error, None)
-
-    # Crashes --------------------------------------------------------------------------------------------------------
-
-    def _crashed(self, cell: Cell, error: BaseException, delivery: Delivery | None) -> None:
-        """Count the crash, answer the message that did it, and restart the actor or give it up."""
-        self.crashes += 1
-        _log.error("%s crashed: %r", cell.id, error, exc_info=error)
-        if delivery is not None:
-            failure = Failed(f"the handler of {type(delivery.envelope.message).__name__} at {cell.id} raised {error!r}")
-            failure.__cause__ = error
-            delivery.settle(None, failure)
-        delay_s = cell.budget.crashed(self._host.now(), self._chance())
-        if delay_s is not None:
-            self._back_off(cell, error, delay_s)
-        else:
-            self._give_up(cell, error)
-
-    def _give_up(self, cell: Cell, error: BaseException) -> None:
-        self._drop_activation(cell, error)
-        cell.happen(Event.GAVE_UP)
-        for queued in cell.mailbox.clear():
-            queued.settle(None, self.refusal(cell))
-
-    def refusal(self, cell: Cell) -> Rejected:
-        """Why a FAILED or STOPPED cell takes no message."""
-        if cell.state is State.STOPPED:
-            return Stopping(f"the runtime has closed, {cell.id} is stopped")
-        spent = f" (its restart budget: {cell.kind.restart.restarts_max} in {cell.kind.restart.window_s:g} s)"
-        refusal = ActorFailed(
-            f"{cell.id} has failed{spent if cell.budget.crashes else ''}, at last with {cell.last_error!r}; "
-            f"mend the cause and call runtime.resume({cell.id.kind!r}, {cell.id.key!r})"
-        )
-        refusal.__cause__ = cell.last_error
-        return refusal
-
-    def _back_off(self, cell: Cell, error: BaseException, delay_s: float) -> None:
-        self._drop_activation(cell, error)
-        cell.happen(Event.CRASHED)
-        cell.restarts += 1
-
-        def due() -> None:
-            cell.reload_due = True
-            self.dispatcher.run(partial(self._reload_if_due, cell))
-
-        self._host.at(self._host.now() + delay_s, due)
-
-    def _reload_if_due(self, cell: Cell) -> None:
-        """Load anew, once nothing of the old activation is on its way: its commits decide what the store holds."""
-        if cell.reload_due and cell.state is State.BACKING_OFF and not cell.gate and cell.running is None:
-            cell.reload_due = False
-            self._activate(cell)
-            self.dispatcher.ready(cell)
-
-    def _drop_activation(self, cell: Cell, error: BaseException) -> None:
-        """Forget the actor's memory; replies that it owed are asked again where that is safe, else failed."""
-        cell.last_error = error
-        actor, context = cell.actor, cell.context
-        cell.actor = cell.context = cell.variables = None
-        if cell.scope is not None:
-            cell.scope.cancel()
-        self._host.disown_children(cell)
-        if cell.running is not None:
-            cell.running.settle(None, Failed(f"{cell.id} was restarted while this was handled: {error!r}"))
-        if actor is None or context is None:
-            return
-        again: list[Delivery] = []
-        for delivery in context.owed:
-            if delivery.phase is Phase.SETTLED:
-                continue
-            if actor.handlers[type(delivery.envelope.message)].retryable:
-                delivery.phase = Phase.QUEUED
-                again.append(delivery)
-            else:
-                # Not Failed: its handler has returned, and what that staged is stored, or may yet be.
-                unknown = Unknown(f"{cell.id} was restarted before it answered: {error!r}")
-                unknown.__cause__ = error
-                delivery.settle(None, unknown)
-        cell.mailbox.put_back(again)
-
-    def _store_delay_s(self, cell: Cell) -> float:
-        cell.store_failures += 1
-        return _STORE_BACKOFF.delay_s(cell.store_failures, self._chance())
-
-    # Callers that go, and the end -----------------------------------------------------------------------------------
+    # Callers that go ------------------------------------------------------------------------------------------------
 
     def abandon(self, cell: Cell, delivery: Delivery, error: BaseException) -> None:
         """The caller waits no longer: bury what is queued, stop or leave alone what runs, and settle with `error`."""
-        if delivery.phase is Phase.SETTLED:
+        if delivery.phase is SETTLED:
             return
-        if delivery.phase is Phase.QUEUED:
+        if delivery.phase is QUEUED:
             cell.mailbox.bury(delivery)
-        elif cell.actor is not None and cell.context is not None:
-            handler = cell.actor.handlers.get(type(delivery.envelope.message))
-            if handler is not None and handler.on_cancel == "cancel":
-                if cell.running is delivery and cell.scope is not None:
-                    cell.scope.cancel()
-                elif delivery in cell.context.owed:
-                    del cell.context.owed[delivery]
-                    self._host.signal(cell.id, Abandoned(message=delivery.envelope.message))
+        else:
+            self._stop_work(cell, delivery)
         delivery.settle(None, error)
+        self.dispatcher.ready(cell)  # one that is stopping may have waited for just this
 
-    def resume(self, cell: Cell) -> None:
-        """Give a FAILED actor a fresh budget; its next message activates it."""
-        if cell.state is State.FAILED:
-            cell.happen(Event.RESUME)
-            cell.budget.reset()
+    def _stop_work(self, cell: Cell, delivery: Delivery) -> None:
+        context = cell.context
+        if context is None:
+            return
+        handler = context.instance.handlers.get(type(delivery.message))
+        if handler is None or handler.on_cancel != "cancel":
+            return
+        if cell.running is delivery and cell.scope is not None:
+            cell.scope.cancel()
+        elif context.owed and delivery in context.owed:
+            del context.owed[delivery]
+            self._host.signal(cell.id, Abandoned(message=delivery.message))
 
-    def cut_short(self, cells: Iterable[Cell]) -> None:
+    def cut_short(self, cells: "list[Cell]", note: Callable[[str], None]) -> None:
         """Cancel the async handlers and loads of these, and from now on each new one as it starts."""
-        self._cutting = True
+        self.cutting = True
         for cell in cells:
             if cell.scope is not None:
                 cell.scope.cancel()
             if cell.running is not None:
-                self.cut.append(f"{cell.id}: the handler of {type(cell.running.envelope.message).__name__}")
-
-    def refuse_owed(self, cell: Cell) -> None:
-        """The runtime ends: refuse the owed replies whose handlers may be repeated, and note them in `cut`.
-
-        To be done for all cells before the first is stopped: an actor that waits for such a reply can then still
-        answer its own callers with this refusal, which is better news than Unknown.
-        """
-        if cell.actor is None or cell.context is None:
-            return
-        for delivery in list(cell.context.owed):
-            if cell.actor.handlers[type(delivery.envelope.message)].retryable:
-                del cell.context.owed[delivery]
-                self._cut_off(cell, delivery, Stopping(f"the runtime stopped before {cell.id} could answer"))
-
-    def stop(self, cell: Cell) -> None:
-        """End the cell with the runtime; all that waits for it is answered, and noted in `cut`."""
-        self.refuse_owed(cell)
-        queued, owed = cell.mailbox.clear(), list(cell.context.owed) if cell.context is not None else []
-        running = cell.running
-        cell.actor = cell.context = cell.variables = None
-        cell.happen(Event.STOP)
-        for delivery in queued:
-            self._cut_off(cell, delivery, Stopping(f"the runtime stopped before {cell.id} handled this"))
-        for delivery in owed:
-            self._cut_off(cell, delivery, Unknown(f"the runtime stopped after {cell.id} had begun with this"))
-        if running is not None:  # it did not end when it was cancelled; nothing of it can be stored any more
-            running.settle(None, Failed(f"the runtime stopped while {cell.id} handled this; nothing of it was stored"))
-
-    def _cut_off(self, cell: Cell, delivery: Delivery, error: CallboardError) -> None:
-        if delivery.settle(None, error):
-            self.cut.append(f"{cell.id}: {type(delivery.envelope.message).__name__}")
+                note(f"{cell.id}: the handler of {type(cell.running.message).__name__}")

@@ -76,13 +76,10 @@ class _TrioWaker:
 class _TrioBackend:
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._clock = trio.lowlevel.current_clock()
+        self.now = trio.lowlevel.current_clock().current_time  # trio.current_time is two more calls to the same
 
     def waker(self) -> Waker:
         return _TrioWaker()
-
-    def now(self) -> float:
-        return self._clock.current_time()  # trio.current_time goes through two more calls to the same
 
     def run_soon(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(trio.RunFinishedError):  # the loop has ended: nobody is left to wake
@@ -119,12 +116,10 @@ class _AsyncioWaker:
 class _AsyncioBackend:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
 
     def waker(self) -> Waker:
         return _AsyncioWaker(self._loop)
-
-    def now(self) -> float:
-        return self._loop.time()
 
     def run_soon(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to wake

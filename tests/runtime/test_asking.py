@@ -23,7 +23,7 @@ from callboard.runtime import (
 )
 from callboard.runtime.cell import ActorKind, Cell
 from callboard.runtime.identity import ActorId
-from callboard.runtime.post_office import ASKS_PER_CHECKPOINT
+from callboard.runtime.ref import ASKS_PER_CHECKPOINT
 from callboard.store import CallboardError, MemoryStore
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]

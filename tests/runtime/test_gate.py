@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from callboard.runtime import Failed, Request, Unknown
-from callboard.runtime.envelope import Delivery, Envelope, Phase
+from callboard.runtime.envelope import Delivery, Phase
 from callboard.runtime.gate import Gate, HeldCall, HeldReply
+from callboard.runtime.identity import ActorId
 from callboard.store import StoreFull, StoreUnavailable
 
 
@@ -14,7 +15,7 @@ class Note(Request[None], frozen=True):
 
 
 def a_delivery() -> Delivery:
-    return Delivery(Envelope(Note(), 1))
+    return Delivery(ActorId("kind", "key"), Note(), 1)
 
 
 @given(st.lists(st.one_of(st.sampled_from(["close", "hold"]), st.booleans()), max_size=60))

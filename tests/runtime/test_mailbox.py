@@ -1,12 +1,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from callboard.runtime import Request
-from callboard.runtime.envelope import Delivery, Envelope, Phase
+from callboard.runtime.actor import Actor
+from callboard.runtime.cell import ActorKind
+from callboard.runtime.envelope import Delivery, Phase
+from callboard.runtime.identity import ActorId
 from callboard.runtime.mailbox import Mailbox, Offered
 
 COUNT_MAX, BYTES_MAX = 4, 100
@@ -17,7 +21,7 @@ class Note(Request[None], frozen=True):
 
 
 def a_delivery(number: int = 1, size_bytes: int = 10) -> Delivery:
-    return Delivery(Envelope(Note(), number, size_bytes=size_bytes))
+    return Delivery(ActorId("kind", "key"), Note(), number, size_bytes=size_bytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +37,8 @@ class _Model:
             self.user.append(self.lobby.pop(0))
 
     def fits(self, delivery: Delivery) -> bool:
-        size_bytes = sum(queued.envelope.size_bytes for queued in self.user)
-        enough = size_bytes + delivery.envelope.size_bytes <= BYTES_MAX
+        size_bytes = sum(queued.size_bytes for queued in self.user)
+        enough = size_bytes + delivery.size_bytes <= BYTES_MAX
         return not self.user or (len(self.user) < COUNT_MAX and enough)
 
 
@@ -106,7 +110,7 @@ class MailboxMachine(RuleBasedStateMachine):
         assert len(self.mailbox) == len(model.control) + len(model.user) + len(model.lobby)
         assert self.mailbox.waiting == len(model.lobby)
         assert self.mailbox.count == len(model.user)
-        assert self.mailbox.size_bytes == sum(delivery.envelope.size_bytes for delivery in model.user)
+        assert self.mailbox.size_bytes == sum(delivery.size_bytes for delivery in model.user)
         assert all(delivery.admitted for delivery in model.user)
         assert not any(delivery.admitted for delivery in model.lobby)
         assert not model.lobby or model.user, "who waits for space waits behind somebody"
@@ -160,7 +164,7 @@ def test_tombstones_of_callers_that_gave_up_do_not_pile_up() -> None:
 
 def test_a_delivery_is_settled_once_and_tells_so_once() -> None:
     told: list[Delivery] = []
-    delivery = Delivery(Envelope(Note(), 1), told.append)
+    delivery = Delivery(ActorId("kind", "key"), Note(), 1, on_settled=told.append)
 
     assert delivery.settle("first", None)
     assert not delivery.settle("late", None)
@@ -170,9 +174,9 @@ def test_a_delivery_is_settled_once_and_tells_so_once() -> None:
     assert delivery.phase is Phase.SETTLED
 
 
-@pytest.mark.parametrize("bounds", [{"count_max": 0}, {"bytes_max": 0}])
-def test_a_mailbox_that_could_hold_nothing_is_refused(bounds: dict[str, int]) -> None:
-    make: Callable[..., Mailbox] = Mailbox
+@pytest.mark.parametrize("bounds", [{"mailbox_count_max": 0}, {"mailbox_bytes_max": 0}])
+def test_a_kind_whose_mailboxes_could_hold_nothing_is_refused(bounds: dict[str, int]) -> None:
+    make: Callable[..., ActorKind] = partial(ActorKind, "kind", Actor)
 
     with pytest.raises(ValueError, match="at least 1 message"):
         make(**bounds)

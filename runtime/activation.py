@@ -1,0 +1,200 @@
+"""How an actor comes into memory: from the store, a few at a time, and patiently where the store is out of order.
+
+A load that fails with a StoreError is an outage, not a crash: it spends no restart budget. It opens the breaker: from
+then on one actor at a time tries, with a growing delay in between, and the others wait for how it ends. Whoever waits
+for one of them is answered, or finds its deadline.
+
+What is stored and cannot be read does not change by itself: that actor fails at once, and only that one.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..store.errors import Corrupt, NewerFormat, StoreError
+from .breaker import Breaker, BreakerState
+from .cell import Cell
+from .context import Context
+from .dispatch import Dispatcher
+from .gate import release_all
+from .guard import Outcome
+from .lifecycle import ABSENT, LOADING, Event
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from .endings import Endings
+    from .post_office import PostOffice
+    from .residency import Residency
+    from .restarts import Restarts
+    from .supervisor import Supervision, Supervisor
+    from .workers import Workers
+
+__all__ = ["LOADS_MAX", "Activation"]
+
+_log = logging.getLogger("callboard.supervisor")
+
+LOADS_MAX = 50
+"""Async loads at a time; more activations than that wait in line."""
+
+
+class Activation:
+    """See the module's text."""
+
+    def __init__(self, host: "Supervision", metrics: Metrics) -> None:
+        self._host = host
+        self._metrics = metrics
+        self._loads = 0
+        self._line: deque[Cell] = deque()
+        self._outage: deque[Cell] = deque()
+        self.breaker = Breaker()
+        self.supervisor: Supervisor
+        self.restarts: Restarts
+        self.endings: Endings
+        self.residency: Residency
+        self.dispatcher: Dispatcher
+        self.post: PostOffice
+        self.workers: Workers
+
+    def activate(self, cell: Cell) -> None:
+        """Bring a cell that is ABSENT, or whose restart is due, into memory, now or when its turn comes."""
+        cell.happen(Event.ACTIVATE if cell.state is ABSENT else Event.RETRY)
+        if not self.breaker.closed and cell.kind.durable:
+            self._outage.append(cell)
+        elif self._loads >= LOADS_MAX:
+            self._line.append(cell)
+        else:
+            self._load(cell)
+
+    def _load(self, cell: Cell) -> None:
+        try:
+            stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
+            context = Context(
+                self._host, cell.kind.factory(cell.id), cell.id, epoch=self._host.next_epoch(), stored=stored
+            )
+            cell.context = context
+            loading = context.variables.run(context.instance.load, context)
+        except BaseException as error:  # the supervisor's guard: every crash ends here
+            self._failed(cell, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        if loading is None:
+            self._loaded(cell)
+        else:
+            self._loads += 1
+            variables = self.post.variables_for(context, None)
+            cell.scope = self.workers.start(_awaited(loading), variables, partial(self._load_ended, cell, context))
+            if self.supervisor.cutting:
+                cell.scope.cancel()
+
+    def _load_ended(self, cell: Cell, context: Context, outcome: Outcome) -> None:
+        self.dispatcher.run(partial(self._finish_load, cell, context, outcome))
+
+    def _finish_load(self, cell: Cell, context: Context, outcome: Outcome) -> None:
+        self._loads -= 1
+        if cell.context is not context:  # stopped or restarted while it loaded
+            self._probe_again()
+        else:
+            cell.scope = None
+            if outcome.cancelled:  # the runtime is closing; who waits for the actor is told at once
+                self._probe_again()
+                self.endings.stop(cell)
+            elif outcome.error is not None:
+                self._failed(cell, outcome.error)
+            else:
+                self._loaded(cell)
+            self.dispatcher.ready(cell)
+        while self._line and self._loads < LOADS_MAX:
+            waiting = self._line.popleft()
+            if waiting.state is LOADING and waiting.context is None:  # else it was stopped in the meantime
+                self._load(waiting)
+                self.dispatcher.ready(waiting)
+
+    def _loaded(self, cell: Cell) -> None:
+        context = cell.context
+        assert context is not None
+        try:
+            batch = context.take_batch()
+        except (TypeError, ValueError) as error:
+            self._failed(cell, error)
+            return
+        cell.happen(Event.LOADED)
+        cell.handlers = context.instance.handlers
+        self._metrics.activations += 1
+        self._store_answered(cell)
+        outputs = context.take_outputs()
+        if batch is not None:
+            self.supervisor.commit(cell, batch, outputs)
+        elif outputs:
+            release_all(outputs)
+        self.residency.entered(cell)
+
+    def _failed(self, cell: Cell, error: BaseException) -> None:
+        if cell.state is not LOADING:
+            return
+        if isinstance(error, (Corrupt, NewerFormat)):
+            _log.error("%s cannot be loaded: %s", cell.id, error)
+            self.restarts.give_up(cell, error)
+        elif isinstance(error, StoreError):
+            _log.warning("%s cannot be loaded: %s", cell.id, error)
+            self._wait_for_store(cell, error)
+            return
+        else:
+            self.restarts.crashed(cell, error)
+        self._store_answered(cell)
+
+    # Outages --------------------------------------------------------------------------------------------------------
+
+    def _wait_for_store(self, cell: Cell, error: StoreError) -> None:
+        """Leave the cell LOADING, without an activation, until a probe has found the store in order again."""
+        cell.context = None
+        cell.illness.last_error = error
+        cell.illness.restarts += 1
+        self._metrics.restarts += 1
+        self._outage.append(cell)
+        probe_comes = self.breaker.state is BreakerState.OPEN
+        delay_s = self.breaker.failed(random.random())
+        if not probe_comes:
+            self._probe_in(delay_s)
+
+    def _probe_in(self, delay_s: float) -> None:
+        self._host.at(self._host.now() + delay_s, partial(self.dispatcher.run, self._probe))
+
+    def _probe(self) -> None:
+        """Let one of those that wait try, with the breaker half open."""
+        while self._outage and not self.breaker.closed:
+            cell = self._outage.popleft()
+            if cell.state is LOADING and cell.context is None:
+                if self.breaker.probe():
+                    self._load(cell)
+                    self.dispatcher.ready(cell)
+                else:
+                    self._outage.appendleft(cell)
+                return
+        self._retry_all()  # nobody is left who needs the store: the next one will find out
+
+    def _probe_again(self) -> None:
+        """An async load ended without having said anything of the store; it may have been the probe."""
+        if self.breaker.state is BreakerState.HALF_OPEN:
+            self.breaker.abandoned()
+            self._probe_in(0.0)
+
+    def _store_answered(self, cell: Cell) -> None:
+        if cell.kind.durable and not self.breaker.closed:
+            self._retry_all()
+
+    def _retry_all(self) -> None:
+        """The store answers again: everybody who waits for it may try."""
+        self.breaker.succeeded()
+        waiting, self._outage = self._outage, deque()
+        for cell in waiting:
+            if cell.state is LOADING and cell.context is None:
+                self._load(cell)
+                self.dispatcher.ready(cell)
+
+
+async def _awaited(loading: Awaitable[None]) -> None:
+    await loading
