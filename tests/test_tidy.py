@@ -47,6 +47,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "only_the_waking_file_knows_trio_from_asyncio": {
             "runtime/waking.py": "the border: it holds one implementation of waking for each backend",
+            "actors/facade/virtual_time.py": "it makes a clock that jumps for each backend",
         },
     }
 )

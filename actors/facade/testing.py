@@ -1,7 +1,8 @@
-"""What tests of programs on callboard need: models that need no network, and a model server that has one.
+"""What tests of programs on callboard need: models that need no network, a model server that has one, virtual time.
 
-`ScriptedModel` is a `Model` without I/O, for tests in virtual time. `FakeUpstream` is a real HTTP server with faults to
-order, for tests of the whole way: `OpenAIChat(base_url=upstream.url, model="fake")`.
+`ScriptedModel` is a `Model` without I/O, for tests in virtual time, which `run_in_virtual_time` gives on both backends.
+`FakeUpstream` is a real HTTP server with faults to order, for tests of the whole way:
+`OpenAIChat(base_url=upstream.url, model="fake")`.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ from callboard.actors.model import Delta, ModelAnswer, ModelRequest, OnDelta
 
 from .fake_answers import Body, FaultKind, Script, ScriptStep, UpstreamAnswer, answer, fault, refuse, words_of
 from .fake_upstream import FakeUpstream
+from .virtual_time import Stuck, run_in_virtual_time
 
 __all__ = [
     "Body",
@@ -26,11 +28,13 @@ __all__ = [
     "Script",
     "ScriptStep",
     "ScriptedModel",
+    "Stuck",
     "UpstreamAnswer",
     "answer",
     "fault",
     "model_answer",
     "refuse",
+    "run_in_virtual_time",
 ]
 
 ModelStep: TypeAlias = ModelAnswer | str | BaseException

@@ -1,39 +1,36 @@
-"""Both backends for every body: trio under a clock that jumps over idle time, asyncio in real time."""
+"""Both backends for every body, under clocks that jump over idle time."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import anyio
 import pytest
-import trio.testing
+
+from callboard.testing import run_in_virtual_time
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 HANG_S = 20.0
-VIRTUAL_HANG_S = 1e6
 
 
-def _run(backend: str, body: Callable[[], Awaitable[None]], *, virtual_time: bool) -> None:
-    virtual = virtual_time and backend == "trio"
-    options: dict[str, object] = {"clock": trio.testing.MockClock(autojump_threshold=0)} if virtual else {}
-
+def _run_in_real_time(backend: str, body: Callable[[], Awaitable[None]]) -> None:
     async def within_reason() -> None:
-        with anyio.fail_after(VIRTUAL_HANG_S if virtual else HANG_S):
+        with anyio.fail_after(HANG_S):
             await body()
 
-    anyio.run(within_reason, backend=backend, backend_options=options)
+    anyio.run(within_reason, backend=backend)
 
 
 @pytest.fixture(params=["trio", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend; for bodies without threads of their own, since trio's jumping clock sees none."""
-    backend = str(request.param)
-    return lambda body: _run(backend, body, virtual_time=True)
+    """Runs a body on one backend; for bodies without threads of their own, since no jumping clock sees them."""
+    backend = cast("Literal['trio', 'asyncio']", request.param)
+    return lambda body: run_in_virtual_time(body, backend=backend)
 
 
 @pytest.fixture(params=["trio", "asyncio"])
 def run_in_real_time(request: pytest.FixtureRequest) -> Run:
     """The same for bodies whose store commits on a thread."""
     backend = str(request.param)
-    return lambda body: _run(backend, body, virtual_time=False)
+    return lambda body: _run_in_real_time(backend, body)
