@@ -41,6 +41,7 @@ class Table(IntEnum):
     SPAN = 3
     STEP = 4
     OUTCOME = 5
+    REMINDER = 6
 
 
 class Index(IntEnum):
@@ -50,6 +51,7 @@ class Index(IntEnum):
     OWNER = 2
     TAG = 3
     OPEN_RUN = 4
+    REMINDER_DUE = 5
 
 
 class Row(Struct, frozen=True, gc=False):
