@@ -7,6 +7,7 @@ cell, registry                          one place for each actor id
 dispatch, supervisor, children, guard   who runs what, and what happens when it crashes
 committer                               group commit to the store
 post_office, ref                        tell and ask
+reminders, reminding, reminder_records  what an actor has itself reminded of, in this process or a later one
 timers, waking                          time, and the one file that knows trio from asyncio
 introspect, runtime                     what it shows of itself; composition
 """
@@ -30,7 +31,7 @@ from .identity import ActorId
 from .introspect import ActorStatistics, RuntimeStatistics
 from .ref import Ref
 from .runtime import Runtime
-from .signals import Abandoned, Answered, ChildEnded
+from .signals import Abandoned, Answered, ChildEnded, Reminder
 
 __all__ = [
     "Abandoned",
@@ -48,6 +49,7 @@ __all__ = [
     "MailboxFull",
     "Ref",
     "Rejected",
+    "Reminder",
     "Request",
     "RestartPolicy",
     "Runtime",

@@ -29,6 +29,8 @@ from msgspec import Struct
 from .context import Context
 from .envelope import Request
 from .identity import ActorId
+from .reminding import acknowledging
+from .signals import Reminder
 
 __all__ = ["ACTOR_BYTES_DEFAULT", "Actor", "Handler", "handles"]
 
@@ -67,7 +69,8 @@ def handles(
 
     def mark(method: MethodT) -> MethodT:
         options = (inspect.iscoroutinefunction(method), gated, retryable, on_cancel)
-        setattr(method, _MARK, (message_type, Handler(cast("Any", method), *options)))
+        handler = Handler(cast("Any", method), *options)
+        setattr(method, _MARK, (message_type, acknowledging(handler) if message_type is Reminder else handler))
         return method
 
     return mark

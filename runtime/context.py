@@ -15,6 +15,8 @@ from ..store.keys import check_batch
 from .envelope import SETTLED, Delivery, Request
 from .gate import HeldCall, HeldReply, Output
 from .identity import ActorId
+from .reminder_records import ReminderRecord
+from .reminding import Reminding
 from .signals import Answered, Tick
 from .ticks import Ticks
 from .timers import Timer
@@ -68,6 +70,10 @@ class Host(Protocol):
 
     def supervise(self, parent: ActorId, child: ActorId) -> None: ...
 
+    def check_durable(self, id: ActorId) -> None: ...
+
+    def reminder_stored(self, id: ActorId, record: ReminderRecord) -> None: ...
+
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None: ...
 
     def cancel_child(self, owner: ActorId, tag: Any) -> bool: ...
@@ -104,6 +110,7 @@ class Staged:
     erase: bool = False
     rows: list[Row] = field(default_factory=lambda: list[Row]())
     index_rows: list[IndexRow] = field(default_factory=lambda: list[IndexRow]())
+    reminders: dict[str, ReminderRecord | None] = field(default_factory=lambda: dict[str, ReminderRecord | None]())
 
 
 class Context:
@@ -125,6 +132,7 @@ class Context:
 
     __slots__ = (
         "_host",
+        "_reminding",
         "_ticks",
         "_watched",
         "delivery",
@@ -153,6 +161,7 @@ class Context:
         self.outputs: list[Output] | None = None
         self.staged: Staged | None = None
         self._ticks: Ticks | None = None
+        self._reminding: Reminding | None = None
         self._watched: set[tuple[ActorId, Any]] | None = None
 
     def begin(self, delivery: Delivery | None) -> None:
@@ -304,6 +313,47 @@ class Context:
         """
         self._host.supervise(self.id, child)
 
+    def remind(
+        self, name: str, *, at_ms: int | None = None, after_s: float | None = None, every_s: float | None = None
+    ) -> None:
+        """Set a reminder: when it is due, this actor gets a `Reminder` signal, in this process or a later one.
+
+        It is stored with what this handler stages, in the place of an older one of this name. At least once: its row
+        is moved on or deleted in the batch of the handler of `Reminder`; where that crashes, or is not stored, the
+        signal comes again, after some seconds. A handler that sets or forgets the same name has its way.
+
+        An actor that was never stored has a head afterwards, an empty one.
+
+        Args:
+            name: 1 to 64 bytes of UTF-8.
+            at_ms: when, in milliseconds since 1970, UTC; what has passed is due at once.
+            after_s: seconds from now instead.
+            every_s: again with this period; alone, the first time is one period from now. Its times stay on the grid of
+                the first one, and what passes while it cannot be handled comes as one signal with a count.
+
+        Raises:
+            TypeError, ValueError: no such name or time, or the actor has no handler for `Reminder`.
+            StoreError: an older one of this name cannot be read.
+
+        Cost: a look-up in the store; a row and an index entry to write.
+        """
+        self.reminding.set(name, at_ms=at_ms, after_s=after_s, every_s=every_s)
+
+    def forget_reminder(self, name: str) -> bool:
+        """Delete a reminder with what this handler stages; no signal of it is handled after this. False: there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return self.reminding.forget(name)
+
+    @property
+    def reminding(self) -> Reminding:
+        """What the activation knows of its reminders. For the kernel."""
+        if self._reminding is None:
+            self._reminding = Reminding(self._host, self)
+        return self._reminding
+
     def expects(self, message: Request[Any]) -> bool:
         """False for a tick of a timer that has ended since. For the kernel."""
         return type(message) is not Tick or (self._ticks is not None and self._ticks.current(message))
@@ -352,5 +402,7 @@ class Context:
             erase=staged.erase,
         )
         check_batch(batch)
+        if staged.reminders or staged.erase:
+            self.reminding.given(self.version, staged.reminders, erase=staged.erase)
         self.version += 1
         return batch

@@ -205,11 +205,12 @@ class PostOffice:
     def signal(
         self, to: ActorId, message: Request[None], *, on_settled: Callable[[Delivery], None] | None = None
     ) -> None:
-        """A message of the kernel's own to an actor, by the control lane; dropped where the actor has ended."""
+        """A message of the kernel's own to an actor, by the control lane; refused where the actor has ended."""
         cell = self._registry.cell(to.kind, to.key)
-        if cell.state is FAILED or cell.state is STOPPED:
-            return
         delivery = Delivery(to, message, next(self._numbers), queued_at=self._now(), on_settled=on_settled)
+        if cell.state is FAILED or cell.state is STOPPED:
+            delivery.settle(None, self._supervisor.restarts.refusal(cell))
+            return
         cell.mailbox.offer_control(delivery)
         self._run(cell)
 

@@ -42,6 +42,8 @@ from .post_office import PostOffice
 from .quarantine import Quarantine
 from .ref import Ref
 from .registry import Registry
+from .reminder_records import ReminderRecord
+from .reminders import Reminders
 from .residency import ACTORS_BYTES_MAX, ACTORS_MAX, Residency
 from .restarts import Restarts
 from .signals import ActorEnded, EndReason
@@ -247,6 +249,7 @@ class Runtime:
         self._open = True
         try:
             await self.recover()
+            self._reminders.start()
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -277,6 +280,7 @@ class Runtime:
         self._supervisor.post = self._activation.post = self._post
         self._supervisor.committer = self._committer
         self._activation.supervisor = self._supervisor
+        self._reminders = Reminders(self)
         self._changed = backend.waker()
         self._leaving = anyio.Event()
         self._host_tasks = anyio.create_task_group()
@@ -285,6 +289,7 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._post.accepting = False
+        self._reminders.stop()
         try:
             if error is None:
                 await self._wait_quiet(self._drain_timeout_s)
@@ -317,6 +322,7 @@ class Runtime:
 
     async def _close(self) -> None:
         self._post.accepting = False
+        self._reminders.stop()
         if not self._quiet():
             self._children.cut(self.cut.append)
             self._dispatcher.run(lambda: self._supervisor.cut_short(list(self._registry), self.cut.append))
@@ -408,6 +414,13 @@ class Runtime:
 
     def supervise(self, parent: ActorId, child: ActorId) -> None:
         adopt(self._registry.at(parent), self._registry.cell(child.kind, child.key))
+
+    def check_durable(self, id: ActorId) -> None:
+        if not self._registry.at(id).kind.durable:
+            raise TypeError(f"a reminder is stored, and actors of kind {id.kind!r} are not: register it as durable")
+
+    def reminder_stored(self, id: ActorId, record: ReminderRecord) -> None:
+        self._reminders.stored(id, record)
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
         self._children.spawn(owner, tag, work)

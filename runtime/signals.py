@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from .envelope import Request
 from .identity import ActorId
 
-__all__ = ["Abandoned", "ActorEnded", "Answered", "ChildEnded", "EndReason", "Tick"]
+__all__ = ["Abandoned", "ActorEnded", "Answered", "ChildEnded", "EndReason", "Reminder", "Tick"]
 
 EndReason: TypeAlias = Literal["failed", "stopped"]
 """failed: its restart budget is spent. stopped: somebody stopped it, or the runtime has closed."""
@@ -45,6 +45,20 @@ class ActorEnded(Request[None], frozen=True):
     id: ActorId
     reason: EndReason
     error: BaseException | None
+
+
+class Reminder(Request[None], frozen=True):
+    """A reminder of `context.remind` is due. It is handled only while the store has it so: see there.
+
+    Attributes:
+        name: which one.
+        due_ms: the time that it was set for, in milliseconds since 1970, UTC.
+        missed: further times of a periodic one that have passed as well, and for which no signal of their own comes.
+    """
+
+    name: str
+    due_ms: int
+    missed: int
 
 
 class Tick(Request[None], frozen=True):
