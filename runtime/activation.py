@@ -21,7 +21,7 @@ from .context import Context
 from .dispatch import Dispatcher
 from .gate import release_all
 from .guard import Outcome
-from .lifecycle import ABSENT, LOADING, Event
+from .lifecycle import ABSENT, ACTIVATE, LOADED, LOADING, Event
 from .metrics import Metrics
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Activation:
 
     def activate(self, cell: Cell) -> None:
         """Bring a cell that is ABSENT, or whose restart is due, into memory, now or when its turn comes."""
-        cell.happen(Event.ACTIVATE if cell.state is ABSENT else Event.RETRY)
+        cell.happen(ACTIVATE if cell.state is ABSENT else Event.RETRY)
         if not self.breaker.closed and cell.kind.durable:
             self._outage.append(cell)
         elif self._loads >= LOADS_MAX:
@@ -71,11 +71,16 @@ class Activation:
     def _load(self, cell: Cell) -> None:
         try:
             stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
-            context = Context(
-                self._host, cell.kind.factory(cell.id), cell.id, epoch=self._host.next_epoch(), stored=stored
+            context = cell.context = Context(
+                self._host,
+                cell.kind.factory(cell.id),
+                cell.id,
+                self._host.next_epoch(),
+                self._host.fresh_variables(),
+                stored,
+                stored.version if stored is not None else 0,
             )
-            cell.context = context
-            loading = context.variables.run(context.instance.load, context)
+            loading = context.variables.run(context.instance.load, context) if context.instance.loads else None
         except BaseException as error:  # the supervisor's guard: every crash ends here
             self._failed(cell, error)
             if not isinstance(error, Exception):
@@ -86,9 +91,7 @@ class Activation:
         else:
             self._loads += 1
             variables = self.post.variables_for(context, None)
-            cell.scope = self.workers.start(_awaited(loading), variables, partial(self._load_ended, cell, context))
-            if self.supervisor.cutting:
-                cell.scope.cancel()
+            self.workers.start(cell, _awaited(loading), variables, partial(self._load_ended, cell, context))
 
     def _load_ended(self, cell: Cell, context: Context, outcome: Outcome) -> None:
         self.dispatcher.run(partial(self._finish_load, cell, context, outcome))
@@ -117,19 +120,18 @@ class Activation:
         context = cell.context
         assert context is not None
         try:
-            batch = context.take_batch()
+            batch = context.take_batch() if context.staged is not None else None
         except (TypeError, ValueError) as error:
             self._failed(cell, error)
             return
-        cell.happen(Event.LOADED)
+        cell.happen(LOADED)
         cell.handlers = context.instance.handlers
         self._metrics.activations += 1
         self._store_answered(cell)
-        outputs = context.take_outputs()
         if batch is not None:
-            self.supervisor.commit(cell, batch, outputs)
-        elif outputs:
-            release_all(outputs)
+            self.supervisor.commit(cell, batch, context.take_outputs())
+        elif context.outputs is not None:
+            release_all(context.take_outputs())
         self.residency.entered(cell)
 
     def _failed(self, cell: Cell, error: BaseException) -> None:

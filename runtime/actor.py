@@ -80,10 +80,13 @@ class Actor:
     """One activation of one actor id. Derive from it, add handlers, and register the class with a runtime."""
 
     handlers: ClassVar[Mapping[type, Handler]] = {}
+    loads: ClassVar[bool] = False
+    """Whether the class has a `load` of its own. For the kernel."""
 
     def __init_subclass__(cls) -> None:
         own = {mark[0]: mark[1] for value in vars(cls).values() if (mark := getattr(value, _MARK, None)) is not None}
         cls.handlers = {**cls.handlers, **own}
+        cls.loads = cls.load is not Actor.load
 
     def __init__(self, id: ActorId) -> None:
         self.id = id

@@ -83,8 +83,9 @@ class Children:
         self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]], scope: anyio.CancelScope
     ) -> None:
         self._enter(())  # inside of the runtime, and nobody's mailbox waits for it
-        value, error, cancelled = await run_guarded(_begun(work), scope=scope, host=self._tasks.cancel_scope)
-        if cancelled:
+        outcome = await run_guarded(_begun(work), scope=scope, host=self._tasks.cancel_scope)
+        error: BaseException | None = outcome.error
+        if outcome.cancelled:
             error = Failed(f"the work {tag!r} of {owner} was cancelled")
         if scope in self._disowned:
             self._disowned.remove(scope)
@@ -93,7 +94,7 @@ class Children:
             del own[tag]
             if not own:
                 del self._scopes[owner]
-            self._signal(owner, ChildEnded(tag=tag, value=value, error=error))
+            self._signal(owner, ChildEnded(tag=tag, value=outcome.value, error=error))
         self._ended()
 
 

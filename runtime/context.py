@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import Struct
+
 from ..store.contract import Batch, Head, IndexRow, Row, Store
 from ..store.keys import check_batch
 from .envelope import SETTLED, Delivery, Request
@@ -113,8 +115,8 @@ class Staged:
     reminders: dict[str, ReminderRecord | None] = field(default_factory=lambda: dict[str, ReminderRecord | None]())
 
 
-class Context:
-    """See the module's text.
+class Context(Struct, eq=False):
+    """See the module's text. A Struct, as Delivery: one is made per activation.
 
     Attributes:
         id: the actor's id.
@@ -130,39 +132,21 @@ class Context:
         owed: the replies that the activation owes; None for none yet.
     """
 
-    __slots__ = (
-        "_host",
-        "_reminding",
-        "_ticks",
-        "_watched",
-        "delivery",
-        "epoch",
-        "id",
-        "instance",
-        "outputs",
-        "owed",
-        "staged",
-        "stored",
-        "variables",
-        "version",
-    )
-
-    def __init__(self, host: Host, instance: "Actor", id: ActorId, *, epoch: int, stored: Head | None) -> None:
-        self._host = host
-        self.instance = instance
-        self.id = id
-        self.epoch = epoch
-        self.stored = stored
-        self.version = stored.version if stored is not None else 0
-        self.variables = host.fresh_variables()
-        self.delivery: Delivery | None = None
-        # These are made when they are first needed: most activations need none of them.
-        self.owed: dict[Delivery, None] | None = None
-        self.outputs: list[Output] | None = None
-        self.staged: Staged | None = None
-        self._ticks: Ticks | None = None
-        self._reminding: Reminding | None = None
-        self._watched: set[tuple[ActorId, Any]] | None = None
+    # What only some activations need is made when it is first needed.
+    _host: Host
+    instance: "Actor"
+    id: ActorId
+    epoch: int
+    variables: contextvars.Context
+    stored: Head | None = None
+    version: int = 0
+    delivery: Delivery | None = None
+    outputs: list[Output] | None = None
+    staged: Staged | None = None
+    owed: dict[Delivery, None] | None = None
+    _ticks: Ticks | None = None
+    _watched: set[tuple[ActorId, Any]] | None = None
+    _reminding: Reminding | None = None
 
     def begin(self, delivery: Delivery | None) -> None:
         """Start with a new message; what a handler that raised has gathered is thrown away. For the kernel."""

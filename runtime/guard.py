@@ -5,14 +5,15 @@ which the scope takes the cancellation and lets the error go on.
 """
 
 from collections.abc import Awaitable
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
+from msgspec import Struct
 
-__all__ = ["Outcome", "run_guarded"]
+__all__ = ["Outcome", "foreign_cancellation", "run_guarded"]
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, gc=False):
     """How a piece of work ended: `error` where it raised one, else `cancelled`, else `value`."""
 
     value: Any = None
@@ -30,9 +31,15 @@ async def run_guarded(work: Awaitable[Any], *, scope: anyio.CancelScope, host: a
     except anyio.get_cancelled_exc_class() as error:
         if host.cancel_called:
             raise
-        # asyncio only: the work awaited another task or future that was cancelled. A task that ends in this way would
-        # cancel the whole group, and with it every actor.
-        failure = RuntimeError("awaited something that was cancelled")
-        failure.__cause__ = error
-        return Outcome(error=failure)
+        return Outcome(error=foreign_cancellation(error))
     return Outcome(cancelled=True)
+
+
+def foreign_cancellation(error: BaseException) -> RuntimeError:
+    """asyncio only: the work awaited another task or future that was cancelled, and nobody has cancelled the work.
+
+    A task that ended with the cancellation would cancel the whole group, and with it every actor.
+    """
+    failure = RuntimeError("awaited something that was cancelled")
+    failure.__cause__ = error
+    return failure

@@ -14,13 +14,15 @@ An actor's id and its mailbox outlive all of this; the state says only whether s
 GONE is the end of a cell, not of an actor: whoever still holds the cell asks the registry for the one of now.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 __all__ = [
     "ABSENT",
+    "ACTIVATE",
     "BACKING_OFF",
     "FAILED",
     "GONE",
+    "LOADED",
     "LOADING",
     "READY",
     "STOPPED",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 
-class State(Enum):
+class State(IntEnum):
     """Where an activation stands."""
 
     ABSENT = auto()
@@ -44,11 +46,11 @@ class State(Enum):
     GONE = auto()
 
 
-# For the hot path, see Phase.
+# For the hot path, see Phase. IntEnum, because the hash of a plain Enum's member is computed in Python.
 ABSENT, LOADING, READY, BACKING_OFF, FAILED, STOPPING, STOPPED, GONE = State
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What can happen to it."""
 
     ACTIVATE = auto()
@@ -62,6 +64,8 @@ class Event(Enum):
     HALT = auto()
     STOP = auto()
 
+
+ACTIVATE, LOADED = Event.ACTIVATE, Event.LOADED
 
 _TABLE: dict[tuple[State, Event], State] = {
     (State.ABSENT, Event.ACTIVATE): State.LOADING,

@@ -119,34 +119,32 @@ class PostOffice:
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is a number of seconds above 0, or inf, not {timeout_s}")
         dispatcher = self._dispatcher
-        if cell.state is ABSENT and not (dispatcher.running or cell.box or cell.gate) and self.accepting:
-            dispatcher.run(partial(self._supervisor.step, cell))
-        handler = cell.handlers.get(type(message))
-        if (
-            handler is None
-            or dispatcher.running
-            or cell.state is not READY
-            or cell.running is not None
-            or (cell.box is not None and cell.box.length)
-            or _current_place.get() is not None
-            or not self.accepting
-        ):
-            return self._post_by_mailbox(cell, message, timeout_s, overflow, awaited=awaited)
-        now = self._now()
-        number = next(self._numbers)
-        delivery = Delivery(cell.id, message, number, None, (), now + timeout_s, awaited)
-        delivery.admitted = True
-        if not awaited:
-            delivery.on_settled = self._tell_ended
-        cell.used_at = number
-        dispatcher.running = True
-        try:
-            self._supervisor.handle(cell, delivery, handler, now)
-        finally:
-            dispatcher.running = False
-            if dispatcher.queue:
-                dispatcher.run()
-        return delivery
+        if not dispatcher.running and self.accepting and _current_place.get() is None:
+            dispatcher.running = True
+            try:
+                if cell.state is ABSENT and not (cell.box or cell.gate):
+                    self._supervisor.activation.activate(cell)
+                handler = cell.handlers.get(type(message))
+                if (
+                    handler is not None
+                    and cell.state is READY
+                    and cell.running is None
+                    and not (cell.box is not None and cell.box.length)
+                ):
+                    now = self._now()
+                    number = next(self._numbers)
+                    delivery = Delivery(cell.id, message, number, None, (), now + timeout_s, awaited)
+                    delivery.admitted = True
+                    if not awaited:
+                        delivery.on_settled = self._tell_ended
+                    cell.used_at = number
+                    self._supervisor.handle(cell, delivery, handler, now)
+                    return delivery
+            finally:
+                dispatcher.running = False
+                if dispatcher.queue:
+                    dispatcher.run()
+        return self._post_by_mailbox(cell, message, timeout_s, overflow, awaited=awaited)
 
     def _post_by_mailbox(
         self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool

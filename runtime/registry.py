@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .cell import ActorKind, Cell
 from .errors import UnknownActor
-from .identity import ActorId, checked_id
+from .identity import ActorId, checked_id, checked_key
 from .lifecycle import Event
 
 __all__ = ["Registry"]
@@ -73,14 +73,11 @@ class Registry:
 
         Raises: as `cell`.
         """
-        id = ActorId(kind, key)
-        if id in self._cells:
-            return id
-        id = checked_id(kind, key)
         if kind not in self._kinds:
+            checked_id(kind, key)
             known = ", ".join(sorted(self._kinds)) or "none"
             raise UnknownActor(f"no kind of actor is named {kind!r}; registered: {known}. Use Runtime.register")
-        return id
+        return ActorId(kind, checked_key(key))
 
     def find(self, id: ActorId) -> Cell | None:
         """The cell of this id if there is one already."""

@@ -169,8 +169,8 @@ class Runtime:
         """
         if not self._open:
             raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
-        id = self._registry.check(kind, key)
-        return Ref(self._post, id, self._registry.find(id))
+        cell = self._registry.find(ActorId(kind, key))
+        return Ref(self._post, cell.id if cell is not None else self._registry.check(kind, key), cell)
 
     def resume(self, kind: str, key: str) -> None:
         """Let an actor that has spent its restart budget, or that was stopped, begin again with its next message."""

@@ -79,7 +79,6 @@ class Supervisor:
         self.committer: Committer
         self.post: PostOffice
         self.workers: Workers
-        self.cutting = False
 
     # Stepping -------------------------------------------------------------------------------------------------------
 
@@ -129,10 +128,6 @@ class Supervisor:
         else:
             if handler.is_async:
                 self._start(cell, handler, delivery, result)
-            elif context.outputs is None and context.staged is None and not cell.gate and type(result) is not Ticket:
-                context.delivery = None  # an idle actor keeps neither message nor reply in memory
-                if not delivery.settle(result, None):
-                    self._dead_letters.late_replies += 1
             else:
                 self._finish(cell, handler, delivery, result)
 
@@ -154,21 +149,22 @@ class Supervisor:
         assert cell.context is not None
         cell.running = delivery
         variables = self.post.variables_for(cell.context, delivery)
-        cell.scope = self.workers.start(work, variables, partial(self._async_ended, cell, handler, cell.context))
-        if self.cutting:
-            cell.scope.cancel()
+        self.workers.start(cell, work, variables, partial(self._async_ended, cell, handler, cell.context))
 
     def _async_ended(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
         # No await from here on: the next message must not start before this one is finished.
-        self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
+        if self.dispatcher.running:  # it ended with its first step
+            self._finish_async(cell, handler, context, outcome)
+        else:
+            self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
 
     def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
         delivery, cell.running, cell.scope = cell.running, None, None
         assert delivery is not None
-        value, error, cancelled = outcome
+        error = outcome.error
         if cell.context is not context:
             pass  # the actor was reloaded or stopped meanwhile and this delivery was answered then
-        elif cancelled:
+        elif outcome.cancelled:
             context.begin(None)
             delivery.settle(None, Failed("the handler was cancelled; nothing of it was stored"))
         elif isinstance(error, CallboardError):
@@ -176,7 +172,7 @@ class Supervisor:
         elif error is not None:
             self.restarts.crashed(cell, error, delivery, handler)
         else:
-            self._finish(cell, handler, delivery, value)
+            self._finish(cell, handler, delivery, outcome.value)
         self.restarts.reload_if_due(cell)
         self.dispatcher.ready(cell)
 
@@ -185,7 +181,11 @@ class Supervisor:
     def _finish(self, cell: Cell, handler: Handler, delivery: Delivery, result: Any) -> None:
         context = cell.context
         assert context is not None
-        context.delivery = None
+        context.delivery = None  # an idle actor keeps neither message nor reply in memory
+        if context.outputs is None and context.staged is None and not cell.gate and type(result) is not Ticket:
+            if not delivery.settle(result, None):
+                self._dead_letters.late_replies += 1
+            return
         try:
             batch = context.take_batch()
         except (TypeError, ValueError) as error:
@@ -274,7 +274,7 @@ class Supervisor:
 
     def cut_short(self, cells: "list[Cell]", note: Callable[[str], None]) -> None:
         """Cancel the async handlers and loads of these, and from now on each new one as it starts."""
-        self.cutting = True
+        self.workers.cut()
         for cell in cells:
             if cell.scope is not None:
                 cell.scope.cancel()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import count
 
 import anyio
+from msgspec import Struct
 
 from .waking import Backend
 
@@ -18,14 +19,11 @@ __all__ = ["Timer", "Timers"]
 _COMPACT_MIN = 1024
 
 
-class Timer:
+class Timer(Struct, eq=False):
     """One entry. `cancel` may be called at any time, also after it has fired."""
 
-    __slots__ = ("_timers", "action")
-
-    def __init__(self, timers: "Timers", action: Callable[[], None]) -> None:
-        self._timers = timers
-        self.action: Callable[[], None] | None = action
+    _timers: "Timers"
+    action: Callable[[], None] | None
 
     def cancel(self) -> None:
         if self.action is not None:

@@ -1,7 +1,8 @@
 """Tasks that run the async handlers and loads of all actors: made when needed, parked when idle, given back when many.
 
 An actor has no task of its own. One that is to run an async handler borrows a worker: waking a parked task costs a
-third of starting one. The cancel scope is the worker's and outlives its jobs; only one that was cancelled is replaced.
+third of starting one, and where the first step ends the handler, the worker is not even woken (see waking.py). The
+cancel scope is the worker's and outlives its jobs; only one that was cancelled is replaced.
 
 A job's steps run in the context variables that it is given, whatever the worker's own are: a task can be parked, but
 the context of an asyncio task cannot be changed.
@@ -9,32 +10,37 @@ the context of an asyncio task cannot be changed.
 
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass, field
+from functools import partial
 from types import coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct, field
 
-from .guard import Outcome, run_guarded
-from .waking import Backend, Waker
+from .guard import Outcome, foreign_cancellation, run_guarded
+from .waking import Backend, Resumed, Seat
 
-__all__ = ["IDLE_WORKERS_MAX", "Workers"]
+__all__ = ["IDLE_WORKERS_MAX", "Holder", "Workers"]
 
 IDLE_WORKERS_MAX = 256
 """Parked tasks that are kept, some 3 KiB each; more than that end when their job has."""
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+class Holder(Protocol):
+    """Whose work it is. `scope` is set before the first step, so that whoever holds it can be stopped from within."""
+
+    scope: anyio.CancelScope | None
+
+
+class _Job(Struct):
     work: Coroutine[Any, Any, Any]
     variables: contextvars.Context
     ended: Callable[[Outcome], None]
 
 
-@dataclass(slots=True, eq=False)
-class _Worker:
-    waker: Waker
+class _Worker(Struct, eq=False):
+    seat: Seat
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     job: _Job | None = None
 
@@ -50,58 +56,96 @@ class Workers:
         self._tasks = tasks
         self._backend = backend
         self._idle: list[_Worker] = []
+        self._cutting = False
         self.busy = 0
 
     def __len__(self) -> int:
         return self.busy + len(self._idle)
 
     def start(
-        self, work: Coroutine[Any, Any, Any], variables: contextvars.Context, ended: Callable[[Outcome], None]
-    ) -> anyio.CancelScope:
-        """Run `work` in a task; the scope cancels it.
+        self,
+        holder: Holder,
+        work: Coroutine[Any, Any, Any],
+        variables: contextvars.Context,
+        ended: Callable[[Outcome], None],
+    ) -> None:
+        """Run `work` in a task of its own; `holder.scope` cancels it.
 
         Args:
+            holder: see there.
             work: it is closed without a step where it is cancelled before its first one.
             variables: nothing else runs in them.
-            ended: called in that task with how it ended, on every way but the end of the runtime's own tasks.
+            ended: called with how it ended, maybe before this returns; not when the runtime's own tasks are cancelled.
         """
         self.busy += 1
         job = _Job(work, variables, ended)
         if self._idle:
             worker = self._idle.pop()
             worker.job = job
-            worker.waker.wake()
+            holder.scope = worker.scope
+            self._begin(worker, job)
         else:
-            worker = _Worker(self._backend.waker(), job=job)
+            worker = _Worker(self._backend.seat(), job=job)
+            holder.scope = worker.scope
             self._tasks.start_soon(self._serve, worker)
-        return worker.scope
+        if self._cutting:
+            worker.scope.cancel()
+
+    def cut(self) -> None:
+        """From now on cancel each job as it starts."""
+        self._cutting = True
+
+    def _begin(self, worker: _Worker, job: _Job) -> None:
+        """Take the first step in the worker's name."""
+        if self._cutting or not self._backend.steps:
+            worker.seat.wake()
+            return
+        try:
+            worker.seat.step(partial(job.variables.run, job.work.send, None))
+            return
+        except StopIteration as stop:
+            outcome = Outcome(stop.value)
+        except Exception as error:  # noqa: BLE001 - the guard: every crash of a handler or load ends here
+            outcome = Outcome(error=error)
+        except anyio.get_cancelled_exc_class() as error:
+            outcome = Outcome(error=foreign_cancellation(error))
+        if not worker.scope.cancel_called:  # else its task is on its way to take a new one
+            self._idle.append(worker)
+        self._end(worker, outcome)
 
     async def _serve(self, worker: _Worker) -> None:
-        kept = True
-        while kept:
+        while True:
             outcome = await run_guarded(self._jobs(worker), scope=worker.scope, host=self._tasks.cancel_scope)
-            # Back with a job: it was cancelled, or left with more than an Exception. Without one: the scope is spent,
-            # or this worker is one too many.
-            kept = worker.scope.cancel_called or worker.job is not None
+            spent = worker.scope.cancel_called or worker.job is not None
             worker.scope = anyio.CancelScope()
-            if worker.job is not None:
+            if worker.job is not None:  # cancelled, or it left with more than an Exception
                 self._end(worker, outcome)
-            if kept:
-                kept = await self._park(worker)
+            if not spent:  # this worker is one too many
+                return
 
     async def _jobs(self, worker: _Worker) -> None:
-        while (job := worker.job) is not None:
-            if worker.scope.cancel_called:
+        """Do job after job within one scope, until that is spent."""
+        resumed: Resumed | None = None
+        while True:
+            job = worker.job
+            if job is None:
+                if len(self._idle) >= IDLE_WORKERS_MAX:
+                    return
+                self._idle.append(worker)
+                resumed = await worker.seat.park()
+                continue
+            if worker.scope.cancel_called and resumed is None:
                 job.work.close()
                 outcome = Outcome(cancelled=True)
             else:
                 try:
-                    outcome = Outcome(await _steps(job.work, job.variables))
+                    outcome = Outcome(await _steps(job.work, job.variables, resumed or Resumed()))
                 except Exception as error:  # noqa: BLE001 - the guard: every crash of a handler or load ends here
                     outcome = Outcome(error=error)
+            resumed = None
             spent = worker.scope.cancel_called
             self._end(worker, outcome)
-            if spent or not await self._park(worker):
+            if spent:
                 return
 
     def _end(self, worker: _Worker, outcome: Outcome) -> None:
@@ -110,30 +154,22 @@ class Workers:
         self.busy -= 1
         job.ended(outcome)
 
-    async def _park(self, worker: _Worker) -> bool:
-        if len(self._idle) >= IDLE_WORKERS_MAX:
-            return False
-        self._idle.append(worker)
-        await worker.waker.wait()
-        return True
-
 
 @coroutine
-def _steps(work: Coroutine[Any, Any, Any], variables: contextvars.Context) -> Generator[Any, Any, Any]:
-    """Await `work` with each of its steps in `variables`."""
-    run, send = variables.run, work.send
-    answer: Any = None
+def _steps(
+    work: Coroutine[Any, Any, Any], variables: contextvars.Context, resumed: Resumed
+) -> Generator[Any, Any, Any]:
+    """Await `work` from where it is, with each of its steps in `variables`."""
+    run = variables.run
+    answer, error, request = resumed.answer, resumed.error, resumed.request
     while True:
-        try:
-            request = run(send, answer)
-        except StopIteration as stop:
-            return stop.value
-        while True:
+        if request is None:
             try:
-                answer = yield request
-                break
-            except BaseException as error:  # noqa: BLE001 - it is handed on into the work, whatever it is
-                try:
-                    request = run(work.throw, error)
-                except StopIteration as stop:
-                    return stop.value
+                request = run(work.send, answer) if error is None else run(work.throw, error)
+            except StopIteration as stop:
+                return stop.value
+        try:
+            answer, error = (yield request), None
+        except BaseException as raised:  # noqa: BLE001 - it is handed on into the work, whatever it is
+            answer, error = None, raised
+        request = None
