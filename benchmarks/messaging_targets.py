@@ -1,6 +1,5 @@
 """The figures to reach in bench_messaging.py, as ratios within one run, and what came of them."""
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -37,7 +36,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A line with its result: the median of the rounds' ratios, and the lowest and the highest of them."""
+    """A line with its result: the ratio of the least disturbed rounds, and the lowest and highest of one same round."""
 
     target: Target
     backend: str
@@ -117,7 +116,8 @@ def judged(measured: Measured, backends: Sequence[str]) -> Iterator[Verdict]:
             )
             if ratios:
                 shown = f"{beside}: {target.beside_figure}" if beside else ""
-                yield Verdict(target, backend, shown, statistics.median(ratios), min(ratios), max(ratios))
+                this = _ratio(min(ours), min(theirs), faster=target.faster) if beside else min(ours)
+                yield Verdict(target, backend, shown, this, min(ratios), max(ratios))
 
 
 def _ratio(ours: float, theirs: float, *, faster: bool) -> float:
