@@ -2,7 +2,8 @@
 
 A load that fails with a StoreError is an outage, not a crash: it spends no restart budget. It opens the breaker: from
 then on one actor at a time tries, with a growing delay in between, and the others wait for how it ends. Whoever waits
-for one of them is answered, or finds its deadline.
+for one of them is answered, or finds its deadline. A probe that hangs holds up nobody for good: its load may itself
+wait for an actor that is not there yet.
 
 What is stored and cannot be read does not change by itself: that actor fails at once, and only that one.
 """
@@ -19,6 +20,7 @@ from .breaker import Breaker, BreakerState
 from .cell import Cell
 from .context import Context
 from .dispatch import Dispatcher
+from .families import dissolve
 from .gate import release_all
 from .guard import Outcome
 from .lifecycle import ABSENT, ACTIVATE, LOADED, LOADING, Event
@@ -39,6 +41,9 @@ _log = logging.getLogger("callboard.supervisor")
 LOADS_MAX = 50
 """Async loads at a time; more activations than that wait in line."""
 
+PROBE_PATIENCE_S = 5.0
+"""How long the others wait for a probe's async load before the next of them tries: the breaker's longest delay."""
+
 
 class Activation:
     """See the module's text."""
@@ -49,6 +54,8 @@ class Activation:
         self._loads = 0
         self._line: deque[Cell] = deque()
         self._outage: deque[Cell] = deque()
+        self._probing: Cell | None = None
+        self._probes = 0
         self.breaker = Breaker()
         self.supervisor: Supervisor
         self.restarts: Restarts
@@ -60,7 +67,12 @@ class Activation:
 
     def activate(self, cell: Cell) -> None:
         """Bring a cell that is ABSENT, or whose restart is due, into memory, now or when its turn comes."""
+        if cell.state is ABSENT and (cell.running is not None or cell.gate):
+            return  # stopped and resumed while a handler or commit of before is on its way: its end looks here again
         cell.happen(ACTIVATE if cell.state is ABSENT else Event.RETRY)
+        self._begin(cell)
+
+    def _begin(self, cell: Cell) -> None:
         if not self.breaker.closed and cell.kind.durable:
             self._outage.append(cell)
         elif self._loads >= LOADS_MAX:
@@ -99,11 +111,11 @@ class Activation:
     def _finish_load(self, cell: Cell, context: Context, outcome: Outcome) -> None:
         self._loads -= 1
         if cell.context is not context:  # stopped or restarted while it loaded
-            self._probe_again()
+            self._probe_again(cell)
         else:
-            cell.scope = None
+            cell.job = None
             if outcome.cancelled:  # the runtime is closing; who waits for the actor is told at once
-                self._probe_again()
+                self._probe_again(cell)
                 self.endings.stop(cell)
             elif outcome.error is not None:
                 self._failed(cell, outcome.error)
@@ -111,14 +123,18 @@ class Activation:
                 self._loaded(cell)
             self.dispatcher.ready(cell)
         while self._line and self._loads < LOADS_MAX:
-            waiting = self._line.popleft()
-            if waiting.state is LOADING and waiting.context is None:  # else it was stopped in the meantime
-                self._load(waiting)
-                self.dispatcher.ready(waiting)
+            self._begin_if_waiting(self._line.popleft())
+
+    def _begin_if_waiting(self, cell: Cell) -> None:
+        if cell.state is LOADING and cell.context is None:  # else it was stopped in the meantime
+            self._begin(cell)
+            self.dispatcher.ready(cell)
 
     def _loaded(self, cell: Cell) -> None:
         context = cell.context
-        assert context is not None
+        if context is None:  # its own load has killed it
+            self._probe_again(cell)
+            return
         try:
             batch = context.take_batch() if context.staged is not None else None
         except (TypeError, ValueError) as error:
@@ -127,15 +143,18 @@ class Activation:
         cell.happen(LOADED)
         cell.handlers = context.instance.handlers
         self._metrics.activations += 1
-        self._store_answered(cell)
+        if not self.breaker.closed:
+            self._store_answered(cell)
+        self.residency.entered(cell)  # first: a commit that is refused in place takes it out again
+        self.endings.begin_due_drain(cell)
         if batch is not None:
             self.supervisor.commit(cell, batch, context.take_outputs())
         elif context.outputs is not None:
             release_all(context.take_outputs())
-        self.residency.entered(cell)
 
     def _failed(self, cell: Cell, error: BaseException) -> None:
-        if cell.state is not LOADING:
+        if cell.state is not LOADING:  # its own load has killed it, then raised
+            self._probe_again(cell)
             return
         if isinstance(error, (Corrupt, NewerFormat)):
             _log.error("%s cannot be loaded: %s", cell.id, error)
@@ -152,8 +171,8 @@ class Activation:
 
     def _wait_for_store(self, cell: Cell, error: StoreError) -> None:
         """Leave the cell LOADING, without an activation, until a probe has found the store in order again."""
-        cell.context = None
-        cell.illness.last_error = error
+        self.restarts.drop_activation(cell, error)
+        dissolve(cell)  # those that its load has supervised; they never heard of it
         cell.illness.restarts += 1
         self._metrics.restarts += 1
         self._outage.append(cell)
@@ -171,31 +190,37 @@ class Activation:
             cell = self._outage.popleft()
             if cell.state is LOADING and cell.context is None:
                 if self.breaker.probe():
+                    self._probing = cell
+                    self._probes += 1
+                    overdue = partial(self._probe_overdue, self._probes)
                     self._load(cell)
                     self.dispatcher.ready(cell)
+                    if self.breaker.state is BreakerState.HALF_OPEN:
+                        self._host.at(self._host.now() + PROBE_PATIENCE_S, partial(self.dispatcher.run, overdue))
                 else:
                     self._outage.appendleft(cell)
                 return
-        self._retry_all()  # nobody is left who needs the store: the next one will find out
+        if self.breaker.state is BreakerState.OPEN:
+            self.breaker.succeeded()  # nobody is left who needs the store: the next one will find out
 
-    def _probe_again(self) -> None:
-        """An async load ended without having said anything of the store; it may have been the probe."""
-        if self.breaker.state is BreakerState.HALF_OPEN:
+    def _probe_overdue(self, probe: int) -> None:
+        if probe == self._probes and self._probing is not None:
+            self._probe_again(self._probing)
+
+    def _probe_again(self, cell: Cell) -> None:
+        """A load ended, or lasts too long, without having said anything of the store: where it was the probe, go on."""
+        if cell is self._probing and self.breaker.state is BreakerState.HALF_OPEN:
             self.breaker.abandoned()
             self._probe_in(0.0)
 
     def _store_answered(self, cell: Cell) -> None:
-        if cell.kind.durable and not self.breaker.closed:
-            self._retry_all()
-
-    def _retry_all(self) -> None:
-        """The store answers again: everybody who waits for it may try."""
+        """The store answers again: everybody who waits for it may try, until one finds that it does not."""
+        if self.breaker.closed or not (cell.kind.durable or cell is self._probing):
+            return
         self.breaker.succeeded()
         waiting, self._outage = self._outage, deque()
-        for cell in waiting:
-            if cell.state is LOADING and cell.context is None:
-                self._load(cell)
-                self.dispatcher.ready(cell)
+        for each in waiting:
+            self._begin_if_waiting(each)
 
 
 async def _awaited(loading: Awaitable[None]) -> None:

@@ -58,20 +58,17 @@ class Breaker:
 
     Attributes:
         state: see BreakerState.
+        closed: everybody may try.
         failures: failed attempts in a row, those that ended while it was OPEN left out; 0 while it is CLOSED.
     """
 
-    __slots__ = ("_backoff", "failures", "state")
+    __slots__ = ("_backoff", "closed", "failures", "state")
 
     def __init__(self, backoff: Backoff = Backoff(first_s=0.05, max_s=5.0)) -> None:  # noqa: B008 - frozen
         self._backoff = backoff
         self.state = BreakerState.CLOSED
+        self.closed = True
         self.failures = 0
-
-    @property
-    def closed(self) -> bool:
-        """Everybody may try."""
-        return self.state is BreakerState.CLOSED
 
     def failed(self, chance: float) -> float:
         """An attempt failed; the delay in seconds before `probe` may be asked. `chance` is a random number in 0..1."""
@@ -97,3 +94,4 @@ class Breaker:
 
     def _happen(self, event: _Event) -> None:
         self.state = _TABLE[self.state, event]
+        self.closed = self.state is BreakerState.CLOSED

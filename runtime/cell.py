@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import anyio
 from msgspec import Struct
 
 from .actor import Actor, Handler
@@ -16,6 +15,7 @@ from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, READY, STOPPED, STOPPING, Event, State, next_state
 from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX, Mailbox
 from .signals import EndReason
+from .workers import Job
 
 __all__ = ["IDLE_S", "ActorKind", "Cell", "Health", "Ties", "Watcher"]
 
@@ -116,7 +116,7 @@ class Cell(Struct, eq=False):
         context: the present activation, the actor included; None where there is none.
         handlers: those of the actor while it is READY, else none.
         running: the delivery whose async handler runs; a plain handler runs to its end before anybody can see this.
-        scope: cancels the async handler or load that runs.
+        job: the async handler or load that runs, to cancel it.
         used_at: the number of the last message that it was sent from outside: greater is more recent.
         weight_bytes: what it counts against the runtime's bound, while it is counted; see residency.py.
         runnable_queued: True while the cell stands in the dispatcher's queue.
@@ -132,7 +132,7 @@ class Cell(Struct, eq=False):
     box: Mailbox | None = None
     gate: Gate | None = None
     running: Delivery | None = None
-    scope: anyio.CancelScope | None = None
+    job: Job | None = None
     used_at: int = 0
     weight_bytes: int = 0
     runnable_queued: bool = False

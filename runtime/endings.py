@@ -6,6 +6,10 @@
 | drain | finished | handled, until the deadline | waited for, until the deadline | likewise |
 | kill | cancelled | refused | given up | cancelled |
 
+Children are the tasks that it has spawned; actors that it supervises go on without it. A drain that finds its actor on
+the way into memory lets it arrive, and takes no more messages from then on. A crash ends a stop and a drain: what is
+still queued is refused. A plain handler cannot be cancelled: one that kills its own actor is that actor's last one.
+
 Commits that are in flight are never interrupted: what waits for them goes out when they are durable. A stopped actor
 refuses messages with Stopping until `resume`. What it has stored stays.
 
@@ -20,11 +24,12 @@ from typing import TYPE_CHECKING
 from ..store.errors import CallboardError
 from .cell import Cell, Watcher
 from .dispatch import Dispatcher
-from .envelope import Delivery
+from .envelope import RUNNING, Delivery
 from .errors import Failed, Stopping, Unknown
 from .families import dissolve, parent_of
-from .lifecycle import FAILED, GONE, READY, STOPPED, STOPPING, Event
+from .lifecycle import BACKING_OFF, FAILED, GONE, LOADING, READY, STOPPED, STOPPING, Event
 from .signals import EndReason
+from .timers import Timer
 
 if TYPE_CHECKING:
     from .residency import Residency
@@ -41,6 +46,7 @@ class Endings:
         self.dispatcher: Dispatcher
         self.residency: Residency
         self.cut: list[str] = []
+        self._drains: dict[Cell, tuple[float, Timer | None]] = {}
 
     # Watching -------------------------------------------------------------------------------------------------------
 
@@ -58,7 +64,12 @@ class Endings:
         if cell.ties is not None:
             cell.ties.watchers.pop(key, None)
 
-    def tell_watchers(self, cell: Cell, reason: EndReason, error: BaseException | None) -> None:
+    def failed(self, cell: Cell, error: BaseException) -> None:
+        """The actor's budget is spent, or what is stored cannot be read."""
+        self._forget_drain(cell)
+        self._tell_watchers(cell, "failed", error)
+
+    def _tell_watchers(self, cell: Cell, reason: EndReason, error: BaseException | None) -> None:
         """The actor has ended: each watcher is called, and forgotten."""
         if cell.ties is None or not cell.ties.watchers:
             return
@@ -82,24 +93,41 @@ class Endings:
 
     def begin_drain(self, cell: Cell, deadline: float) -> None:
         """Take no new message, finish what was accepted, then stop; at the deadline stop in any case."""
-        if cell.state is READY:
+        arriving = cell.state is LOADING or cell.state is BACKING_OFF
+        if cell.state is STOPPING or cell.state is READY or (arriving and cell.box):
+            self._end_drain_at(cell, deadline)
+            self.begin_due_drain(cell)
+        else:
+            self.stop(cell)
+
+    def begin_due_drain(self, cell: Cell) -> None:
+        """Where a cell that is READY is to be drained, begin with it."""
+        if cell.state is READY and cell in self._drains:
             cell.happen(Event.HALT)
             cell.finish_owed = True
             self.dispatcher.ready(cell)
-            if deadline != math.inf and cell.state is STOPPING:
-                self._host.at(deadline, partial(self.dispatcher.run, partial(self._end_drain, cell)))
-        elif cell.state is not STOPPING:
-            self.stop(cell)
 
-    def _end_drain(self, cell: Cell) -> None:
-        if cell.state is STOPPING:
-            self.kill(cell)
+    def _end_drain_at(self, cell: Cell, deadline: float) -> None:
+        """Kill it at the deadline, or at an earlier one that it has already."""
+        present, timer = self._drains.get(cell, (math.inf, None))
+        if deadline < present:
+            if timer is not None:
+                timer.cancel()
+            timer = self._host.at(deadline, partial(self.dispatcher.run, partial(self.kill, cell)))
+        self._drains[cell] = (min(deadline, present), timer)
+
+    def _forget_drain(self, cell: Cell) -> None:
+        _, timer = self._drains.pop(cell, (math.inf, None))
+        if timer is not None:  # or it would end a later incarnation
+            timer.cancel()
 
     def kill(self, cell: Cell) -> None:
-        """Cancel what runs, refuse what is queued, and stop now."""
-        if cell.scope is not None:
-            cell.scope.cancel()
-        self.stop(cell)
+        """Cancel what runs, refuse what is queued, and stop now, or as soon as its plain handler has returned."""
+        delivery = cell.context.delivery if cell.context is not None else None
+        if delivery is not None and delivery.phase is RUNNING and cell.running is None:  # this is called by it
+            self.begin_stop(cell)
+        else:
+            self.stop(cell)
 
     # The end --------------------------------------------------------------------------------------------------------
 
@@ -108,8 +136,12 @@ class Endings:
         if cell.state is STOPPED or cell.state is GONE:
             return
         was_failed = cell.state is FAILED
+        self._forget_drain(cell)
+        if cell.job is not None:
+            cell.job.cancel()
         self.refuse_owed(cell, note)
-        queued = cell.box.clear() if cell.box is not None else []
+        queued = cell.box.clear(control=False) if cell.box is not None else []
+        signals = cell.box.clear() if cell.box is not None else []
         context, running = cell.context, cell.running
         self.residency.left(cell)
         cell.context = None
@@ -117,6 +149,8 @@ class Endings:
         cell.happen(Event.STOP)
         for delivery in queued:
             _cut_off(delivery, Stopping(f"{cell.id} was stopped before it handled this"), note)
+        for signal in signals:
+            _cut_off(signal, Stopping(f"{cell.id} was stopped before it handled this"), None)
         if context is not None:
             for delivery in context.owed or ():
                 _cut_off(delivery, Unknown(f"{cell.id} was stopped after it had begun with this"), note)
@@ -134,7 +168,7 @@ class Endings:
             parent.bonds.children.remove(cell)
             cell.bonds.parent = None
         if not was_failed:  # else they were told then
-            self.tell_watchers(cell, "stopped", None)
+            self._tell_watchers(cell, "stopped", None)
 
     def refuse_owed(self, cell: Cell, note: Callable[[str], None] | None = None) -> None:
         """Refuse the owed replies whose handlers may be repeated.
@@ -147,7 +181,7 @@ class Endings:
             return
         for delivery in list(context.owed):
             if context.instance.handlers[type(delivery.message)].retryable:
-                del context.owed[delivery]
+                context.owed.pop(delivery, None)
                 _cut_off(delivery, Stopping(f"{cell.id} was stopped before it could answer"), note)
 
 

@@ -79,12 +79,16 @@ class Mailbox:
         return Offered.WAITING
 
     def drop_oldest(self) -> Delivery | None:
-        """Take out the oldest message of the user lane that nobody awaits, to make space; None where there is none."""
+        """Take out the oldest message of the user lane that nobody awaits, to make space; None where there is none.
+
+        The space is for those who wait for it, where there are any.
+        """
         for delivery in self._user:
             if delivery.phase is QUEUED and not delivery.awaited:
                 self._user.remove(delivery)
                 self._count(delivery, -1)
                 self.length -= 1
+                self._move_in()
                 return delivery
         return None
 

@@ -17,6 +17,7 @@ from typing import Any
 from .cell import Cell
 from .context import Context
 from .dead_letters import DeadLetter, DeadLetterCause, DeadLetters
+from .deadlines import Deadlines
 from .dispatch import Dispatcher
 from .endings import Endings
 from .envelope import QUEUED, SETTLED, Delivery, Request
@@ -80,6 +81,7 @@ class PostOffice:
         self._endings = endings
         self._residency = residency
         self._dead_letters = dead_letters
+        self._deadlines = Deadlines(timers, self._expire)
         self._numbers = count(1)
         self.accepting = True
         self.waits = WaitGraph[ActorId]()
@@ -270,35 +272,40 @@ class PostOffice:
         """Let others run."""
         await self._backend.checkpoint()
 
-    async def wait_settled(self, delivery: Delivery) -> None:
-        """Return once the delivery is settled, at the latest at its deadline."""
-        await self._wait(delivery, lambda: delivery.phase is SETTLED)
+    async def wait_settled(self, delivery: Delivery, timeout_s: float) -> None:
+        """Return once the delivery is settled, at the latest at its deadline; posted with `timeout_s`."""
+        if delivery.phase is SETTLED:
+            return
+        waker = delivery.waker = self._backend.waker()
+        if delivery.deadline != math.inf:
+            self._deadlines.add(timeout_s, delivery)
+        try:
+            while delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - it changes meanwhile
+                await waker.wait()
+        finally:
+            if delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - cancelled
+                self.give_up(delivery)
 
     async def wait_admitted(self, delivery: Delivery) -> None:
         """Return once the mailbox has the delivery; raises where it was rejected instead."""
-        await self._wait(delivery, lambda: delivery.admitted or delivery.phase is SETTLED)
+        waker = delivery.waker = self._backend.waker()
+        timer = None
+        if delivery.deadline != math.inf:  # of its own: once it is admitted, nobody waits for the deadline
+            timer = self._timers.at(delivery.deadline, partial(self._expire, delivery))
+        try:
+            while not (delivery.admitted or delivery.phase is SETTLED):
+                await waker.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not (delivery.admitted or delivery.phase is SETTLED):  # cancelled
+                self.give_up(delivery)
         if not delivery.admitted and isinstance(delivery.error, Rejected):
             raise delivery.error
 
     def give_up(self, delivery: Delivery) -> None:
         """The sender waits no longer; see `Ref.ask`, "Cancellation"."""
         self._give_up(delivery, Unknown("the caller went away"))
-
-    async def _wait(self, delivery: Delivery, done: Callable[[], bool]) -> None:
-        if done():
-            return
-        waker = delivery.waker = self._backend.waker()
-        timer = None
-        if delivery.deadline != math.inf:
-            timer = self._timers.at(delivery.deadline, partial(self._expire, delivery))
-        try:
-            while not done():
-                await waker.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if not done():  # cancelled
-                self.give_up(delivery)
 
     def _expire(self, delivery: Delivery) -> None:
         cell = self._registry.at(delivery.to)

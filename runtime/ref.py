@@ -66,7 +66,7 @@ class Post(Protocol):
 
     async def checkpoint(self) -> None: ...
 
-    async def wait_settled(self, delivery: Delivery) -> None: ...
+    async def wait_settled(self, delivery: Delivery, timeout_s: float) -> None: ...
 
     async def wait_admitted(self, delivery: Delivery) -> None: ...
 
@@ -86,15 +86,16 @@ class Post(Protocol):
 class PendingReply(Generic[ReplyT]):
     """An ask that was sent and is not waited for yet. Wait for it, or give it up."""
 
-    __slots__ = ("_delivery", "_post")
+    __slots__ = ("_delivery", "_post", "_timeout_s")
 
-    def __init__(self, post: Post, delivery: Delivery) -> None:
+    def __init__(self, post: Post, delivery: Delivery, timeout_s: float) -> None:
         self._post = post
         self._delivery = delivery
+        self._timeout_s = timeout_s
 
     async def wait(self) -> ReplyT:
         """The reply; errors and cancellation as with `Ref.ask`."""
-        await self._post.wait_settled(self._delivery)
+        await self._post.wait_settled(self._delivery, self._timeout_s)
         reply: ReplyT = self._delivery.result()
         return reply
 
@@ -160,7 +161,7 @@ class Ref:
             cell = self._present()
         delivery = self._post.post(cell, message, timeout_s, overflow)
         if delivery.phase is not SETTLED:
-            await self._post.wait_settled(delivery)
+            await self._post.wait_settled(delivery, timeout_s)
         elif not delivery.number % ASKS_PER_CHECKPOINT:
             await self._post.checkpoint()
         if delivery.error is not None:
@@ -176,7 +177,8 @@ class Ref:
         Raises:
             Stopping, CyclicAsk: it was not sent. All other errors come when it is waited for.
         """
-        return PendingReply(self._post, self._post.post(self._present(), message, timeout_s, overflow))
+        delivery = self._post.post(self._present(), message, timeout_s, overflow)
+        return PendingReply(self._post, delivery, timeout_s)
 
     async def tell(
         self, message: Request[Any], *, timeout_s: float = math.inf, overflow: TellOverflow = "wait"

@@ -73,7 +73,7 @@ class Restarts:
         _log.error("%s crashed: %r", cell.id, error, exc_info=error)
         if cell.state is STOPPING:
             self._answer(cell, error, delivery)
-            self.endings.stop(cell)
+            self._fall(cell, error)
             return
         delay_s = cell.illness.budget.crashed(self._host.now(), self.chance())
         if delay_s is None:
@@ -132,25 +132,35 @@ class Restarts:
         """A commit was refused, so the actor in memory is ahead of the store: reload it, at no cost to its budget."""
         _log.warning("a commit of %s failed, the actor reloads: %s", cell.id, error)
         if cell.state is STOPPING:
-            self.endings.stop(cell)
+            self._fall(cell, error)
             return
         illness = cell.illness
         illness.store_failures += 1
         self.back_off(cell, error, _STORE_BACKOFF.delay_s(illness.store_failures, self.chance()))
 
+    def _fall(self, cell: Cell, error: BaseException) -> None:
+        """One that is STOPPING does not restart: refuse what is queued; it stops when its commits and handler end."""
+        self.drop_activation(cell, error)
+        for queued in cell.box.clear() if cell.box is not None else ():
+            queued.settle(None, self.refusal(cell))
+        self.dispatcher.ready(cell)
+
     # Restarting -----------------------------------------------------------------------------------------------------
 
     def back_off(self, cell: Cell, error: BaseException, delay_s: float, *, again: Delivery | None = None) -> None:
         """Drop the activation; load a new one after the delay, with `again` as its first message."""
-        self._drop_activation(cell, error, again)
-        self._restart_children(cell, error, delay_s)
-        cell.happen(Event.CRASHED)
+        cell.happen(Event.CRASHED)  # before anybody is answered: an answer may set off anything
+        cell.reload_due = False
         cell.illness.restarts += 1
+        restart = cell.illness.restarts
         self._metrics.restarts += 1
+        self.drop_activation(cell, error, again)
+        self._restart_children(cell, error, delay_s)
 
         def due() -> None:
-            cell.reload_due = True
-            self.dispatcher.run(partial(self.reload_if_due, cell))
+            if cell.illness.restarts == restart:  # else it was stopped and resumed, and waits for another restart
+                cell.reload_due = True
+                self.dispatcher.run(partial(self.reload_if_due, cell))
 
         self._host.at(self._host.now() + delay_s, due)
 
@@ -161,36 +171,40 @@ class Restarts:
             self.activation.activate(cell)
             self.dispatcher.ready(cell)
 
-    def _drop_activation(self, cell: Cell, error: BaseException, again: Delivery | None = None) -> None:
+    def drop_activation(self, cell: Cell, error: BaseException, again: Delivery | None = None) -> None:
         """Forget the actor's memory; replies that it owed are asked again where that is safe, else failed."""
         cell.illness.last_error = error
         self.residency.left(cell)
         context, cell.context = cell.context, None
         handlers, cell.handlers = cell.handlers, {}
-        if cell.scope is not None:
-            cell.scope.cancel()
+        if cell.job is not None:
+            cell.job.cancel()
         self._host.disown_children(cell)
-        if cell.running is not None and cell.running is not again:
-            cell.running.settle(None, Failed(f"{cell.id} was restarted while this was handled: {error!r}"))
         if context is None:
             return
         context.end()
         repeated = [again] if again is not None else []
+        lost: list[Delivery] = []
         for delivery in context.owed or ():
-            if delivery.phase is SETTLED:
-                continue
-            if handlers[type(delivery.message)].retryable:
-                repeated.append(delivery)
-            else:
-                # Not Failed: its handler has returned, and what that staged is stored, or may yet be.
-                unknown = Unknown(f"{cell.id} was restarted before it answered: {error!r}")
-                unknown.__cause__ = error
-                delivery.settle(None, unknown)
+            if delivery.phase is not SETTLED:
+                (repeated if handlers[type(delivery.message)].retryable else lost).append(delivery)
+        self._put_back(cell, repeated)
+        # Answers come last: each may set off anything.
+        if cell.running is not None:
+            cell.running.settle(None, Failed(f"{cell.id} was restarted while this was handled: {error!r}"))
+        for delivery in lost:
+            # Not Failed: its handler has returned, and what that staged is stored, or may yet be.
+            unknown = Unknown(f"{cell.id} was restarted before it answered: {error!r}")
+            unknown.__cause__ = error
+            delivery.settle(None, unknown)
+
+    def _put_back(self, cell: Cell, repeated: list[Delivery]) -> None:
         repeated.sort(key=lambda delivery: delivery.number)
         for delivery in repeated:
             delivery.phase = QUEUED
             delivery.admitted = True
             delivery.attempt += 1
+            delivery.queued_at = self._host.now()  # one that was handled in place has never been queued
         if repeated:
             cell.mailbox.put_back(repeated)
 
@@ -212,16 +226,16 @@ class Restarts:
     def give_up(self, cell: Cell, error: BaseException) -> None:
         """FAILED: answer what is queued, tell who watches, and let the parent crash."""
         parent = parent_of(cell)
-        self._drop_activation(cell, error)
         cell.happen(Event.GAVE_UP)
+        self.drop_activation(cell, error)
         refusal = self.refusal(cell)
         for queued in cell.box.clear() if cell.box is not None else ():
             queued.settle(None, refusal)
         for child in dissolve(cell):
             if child.state in (READY, LOADING, BACKING_OFF):
                 self.give_up(child, refusal)
-        self.endings.tell_watchers(cell, "failed", error)
-        if parent is not None and parent.state is READY:
+        self.endings.failed(cell, error)
+        if parent is not None and (parent.state is READY or parent.state is LOADING):
             escalated = Failed(f"{cell.id}, which it supervises, has failed: {error!r}")
             escalated.__cause__ = error
             self.crashed(parent, escalated)

@@ -102,6 +102,8 @@ class Supervisor:
         handler = cell.handlers.get(type(delivery.message))
         if handler is None:
             delivery.settle(None, self._not_handled(cell, delivery))
+        elif cell.context is not None and not cell.context.expects(delivery.message):
+            delivery.settle(None, None)
         else:
             self.handle(cell, delivery, handler, now)
 
@@ -110,9 +112,6 @@ class Supervisor:
         context = cell.context
         assert context is not None
         message = delivery.message
-        if not context.expects(message):
-            delivery.settle(None, None)
-            return
         delivery.phase = RUNNING
         context.delivery = delivery
         self._metrics.handled += 1
@@ -159,7 +158,7 @@ class Supervisor:
             self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
 
     def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
-        delivery, cell.running, cell.scope = cell.running, None, None
+        delivery, cell.running, cell.job = cell.running, None, None
         assert delivery is not None
         error = outcome.error
         if cell.context is not context:
@@ -266,8 +265,8 @@ class Supervisor:
         handler = context.instance.handlers.get(type(delivery.message))
         if handler is None or handler.on_cancel != "cancel":
             return
-        if cell.running is delivery and cell.scope is not None:
-            cell.scope.cancel()
+        if cell.running is delivery and cell.job is not None:
+            cell.job.cancel()
         elif context.owed and delivery in context.owed:
             del context.owed[delivery]
             self._host.signal(cell.id, Abandoned(message=delivery.message))
@@ -276,7 +275,7 @@ class Supervisor:
         """Cancel the async handlers and loads of these, and from now on each new one as it starts."""
         self.workers.cut()
         for cell in cells:
-            if cell.scope is not None:
-                cell.scope.cancel()
+            if cell.job is not None:
+                cell.job.cancel()
             if cell.running is not None:
                 note(f"{cell.id}: the handler of {type(cell.running.message).__name__}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import count
 
 import anyio
+import anyio.lowlevel
 from msgspec import Struct
 
 from .waking import Backend
@@ -17,6 +18,9 @@ from .waking import Backend
 __all__ = ["Timer", "Timers"]
 
 _COMPACT_MIN = 1024
+
+_FIRED_PER_CHECKPOINT = 256
+"""So that many deadlines at once let others run; so does an action that sets a timer for now: it comes next round."""
 
 
 class Timer(Struct, eq=False):
@@ -35,7 +39,7 @@ class Timers:
     """Calls plain functions at times on the event loop's clock, in order of time, then of their making."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.now = backend.now
         self._heap: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self._numbers = count()
@@ -63,16 +67,26 @@ class Timers:
     async def serve(self) -> None:
         """Fire what is due, for ever. One task of the runtime runs this."""
         while True:
-            self._fire(self._backend.now())
+            if self._fire(self.now()):
+                await anyio.lowlevel.checkpoint()
+                continue
             deadline = self._heap[0][0] if self._heap else math.inf
             with anyio.CancelScope(deadline=deadline):
                 await self._waker.wait()
 
-    def _fire(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
-            _, _, timer = heapq.heappop(self._heap)
+    def _fire(self, now: float) -> bool:
+        """Fire what is due, a bounded number; False where nothing was. Cancelled entries that come up are let go."""
+        fired = 0
+        round_began = next(self._numbers)
+        while self._heap and fired < _FIRED_PER_CHECKPOINT:
+            when, number, timer = self._heap[0]
+            if timer.action is not None and (when > now or number > round_began):
+                break
+            heapq.heappop(self._heap)
             action, timer.action = timer.action, None
             if action is None:
                 self._cancelled -= 1
             else:
+                fired += 1
                 action()
+        return fired > 0

@@ -21,28 +21,40 @@ from msgspec import Struct, field
 from .guard import Outcome, foreign_cancellation, run_guarded
 from .waking import Backend, Resumed, Seat
 
-__all__ = ["IDLE_WORKERS_MAX", "Holder", "Workers"]
+__all__ = ["IDLE_WORKERS_MAX", "Holder", "Job", "Worker", "Workers"]
 
 IDLE_WORKERS_MAX = 256
 """Parked tasks that are kept, some 3 KiB each; more than that end when their job has."""
 
 
 class Holder(Protocol):
-    """Whose work it is. `scope` is set before the first step, so that whoever holds it can be stopped from within."""
+    """Whose work it is. `job` is set before the first step, so that whoever holds it can be stopped from within."""
 
-    scope: anyio.CancelScope | None
+    job: "Job | None"
 
 
-class _Job(Struct):
+class Job(Struct, eq=False):
+    """One piece of work."""
+
     work: Coroutine[Any, Any, Any]
     variables: contextvars.Context
     ended: Callable[[Outcome], None]
+    worker: "Worker | None" = None
+
+    def cancel(self) -> None:
+        """Cancel the work; does nothing once it has ended."""
+        if self.worker is not None:
+            self.worker.spent = True
+            self.worker.scope.cancel()
 
 
-class _Worker(Struct, eq=False):
+class Worker(Struct, eq=False):
+    """A task that does one job after the other. `spent`: its scope was cancelled, and it needs a new one."""
+
     seat: Seat
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    job: _Job | None = None
+    job: Job | None = None
+    spent: bool = False
 
 
 class Workers:
@@ -55,7 +67,7 @@ class Workers:
     def __init__(self, tasks: TaskGroup, backend: Backend) -> None:
         self._tasks = tasks
         self._backend = backend
-        self._idle: list[_Worker] = []
+        self._idle: list[Worker] = []
         self._cutting = False
         self.busy = 0
 
@@ -69,7 +81,7 @@ class Workers:
         variables: contextvars.Context,
         ended: Callable[[Outcome], None],
     ) -> None:
-        """Run `work` in a task of its own; `holder.scope` cancels it.
+        """Run `work` in a task of its own; `holder.job` cancels it.
 
         Args:
             holder: see there.
@@ -78,24 +90,25 @@ class Workers:
             ended: called with how it ended, maybe before this returns; not when the runtime's own tasks are cancelled.
         """
         self.busy += 1
-        job = _Job(work, variables, ended)
-        if self._idle:
-            worker = self._idle.pop()
-            worker.job = job
-            holder.scope = worker.scope
-            self._begin(worker, job)
-        else:
-            worker = _Worker(self._backend.seat(), job=job)
-            holder.scope = worker.scope
+        idle = self._idle
+        worker = idle.pop() if idle else None
+        if worker is None:
+            worker = Worker(self._backend.seat())
             self._tasks.start_soon(self._serve, worker)
+            parked = False
+        else:
+            parked = True
+        job = worker.job = holder.job = Job(work, variables, ended, worker)
+        if parked:
+            self._begin(worker, job)
         if self._cutting:
-            worker.scope.cancel()
+            job.cancel()
 
     def cut(self) -> None:
         """From now on cancel each job as it starts."""
         self._cutting = True
 
-    def _begin(self, worker: _Worker, job: _Job) -> None:
+    def _begin(self, worker: Worker, job: Job) -> None:
         """Take the first step in the worker's name."""
         if self._cutting or not self._backend.steps:
             worker.seat.wake()
@@ -109,21 +122,21 @@ class Workers:
             outcome = Outcome(error=error)
         except anyio.get_cancelled_exc_class() as error:
             outcome = Outcome(error=foreign_cancellation(error))
-        if not worker.scope.cancel_called:  # else its task is on its way to take a new one
+        if not worker.spent:  # else its task is on its way to take a new scope
             self._idle.append(worker)
         self._end(worker, outcome)
 
-    async def _serve(self, worker: _Worker) -> None:
+    async def _serve(self, worker: Worker) -> None:
         while True:
             outcome = await run_guarded(self._jobs(worker), scope=worker.scope, host=self._tasks.cancel_scope)
-            spent = worker.scope.cancel_called or worker.job is not None
-            worker.scope = anyio.CancelScope()
+            spent = worker.spent or worker.job is not None
+            worker.scope, worker.spent = anyio.CancelScope(), False
             if worker.job is not None:  # cancelled, or it left with more than an Exception
                 self._end(worker, outcome)
             if not spent:  # this worker is one too many
                 return
 
-    async def _jobs(self, worker: _Worker) -> None:
+    async def _jobs(self, worker: Worker) -> None:
         """Do job after job within one scope, until that is spent."""
         resumed: Resumed | None = None
         while True:
@@ -134,7 +147,7 @@ class Workers:
                 self._idle.append(worker)
                 resumed = await worker.seat.park()
                 continue
-            if worker.scope.cancel_called and resumed is None:
+            if worker.spent and resumed is None:
                 job.work.close()
                 outcome = Outcome(cancelled=True)
             else:
@@ -143,14 +156,14 @@ class Workers:
                 except Exception as error:  # noqa: BLE001 - the guard: every crash of a handler or load ends here
                     outcome = Outcome(error=error)
             resumed = None
-            spent = worker.scope.cancel_called
             self._end(worker, outcome)
-            if spent:
+            if worker.spent:
                 return
 
-    def _end(self, worker: _Worker, outcome: Outcome) -> None:
+    def _end(self, worker: Worker, outcome: Outcome) -> None:
         job, worker.job = worker.job, None
         assert job is not None
+        job.worker = None
         self.busy -= 1
         job.ended(outcome)
 

@@ -1,0 +1,69 @@
+"""When those give up who wait for a reply: most wait equally long, so their deadlines come up in the order of asking.
+
+There is one queue for each timeout that is used, in the order of its deadlines; only its first one that is still waited
+for has a timer. To wait costs an append, and to be answered nothing: what is settled is dropped when it comes up, or
+when it is most of its queue. A timer each would cost a microsecond (FACTS.md, "Messaging").
+
+Source: G. Varghese, T. Lauck, "Hashed and Hierarchical Timing Wheels" (1987), scheme for one timer interval.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from .envelope import SETTLED, Delivery
+from .timers import Timers
+
+__all__ = ["Deadlines"]
+
+_COMPACT_MIN = 1024
+_QUEUES_MAX = 64
+
+
+class Deadlines:
+    """See the module's text. `expire` is called with each delivery that is not settled when its deadline comes."""
+
+    def __init__(self, timers: Timers, expire: Callable[[Delivery], None]) -> None:
+        self._timers = timers
+        self._expire = expire
+        self._queues: dict[float, deque[Delivery]] = {}
+        self._compact_at: dict[float, int] = {}
+
+    def add(self, timeout_s: float, delivery: Delivery) -> None:
+        """Watch over `delivery.deadline`, a finite time that is about `timeout_s` seconds from now."""
+        queue = self._queues.get(timeout_s)
+        if queue is None:
+            if len(self._queues) >= _QUEUES_MAX:  # every ask has another timeout: then each has its own timer
+                self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
+                return
+            queue = self._queues[timeout_s] = deque()
+            self._compact_at[timeout_s] = _COMPACT_MIN
+        if queue and delivery.deadline < queue[-1].deadline:  # a nested ask: its caller's deadline bounds it
+            self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
+            return
+        queue.append(delivery)
+        if len(queue) == 1:
+            self._timers.at(delivery.deadline, partial(self._due, timeout_s))
+        elif len(queue) >= self._compact_at[timeout_s]:
+            self._compact(timeout_s, queue)
+
+    def _due(self, timeout_s: float) -> None:
+        """The deadline of the queue's first one, at the latest, has come."""
+        queue = self._queues[timeout_s]
+        now = self._timers.now()
+        while queue and (queue[0].phase is SETTLED or queue[0].deadline <= now):
+            self._expire_one(queue.popleft())
+        if queue:
+            self._timers.at(queue[0].deadline, partial(self._due, timeout_s))
+        else:
+            del self._queues[timeout_s], self._compact_at[timeout_s]
+
+    def _expire_one(self, delivery: Delivery) -> None:
+        if delivery.phase is not SETTLED:
+            self._expire(delivery)
+
+    def _compact(self, timeout_s: float, queue: deque[Delivery]) -> None:
+        waiting = [delivery for delivery in queue if delivery.phase is not SETTLED]
+        queue.clear()
+        queue.extend(waiting)
+        self._compact_at[timeout_s] = max(_COMPACT_MIN, 2 * len(waiting))
