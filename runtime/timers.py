@@ -39,7 +39,7 @@ class Timers:
     """Calls plain functions at times on the event loop's clock, in order of time, then of their making."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.now = backend.now
         self._heap: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self._numbers = count()
@@ -67,7 +67,7 @@ class Timers:
     async def serve(self) -> None:
         """Fire what is due, for ever. One task of the runtime runs this."""
         while True:
-            if self._fire(self._backend.now()):
+            if self._fire(self.now()):
                 await anyio.lowlevel.checkpoint()
                 continue
             deadline = self._heap[0][0] if self._heap else math.inf
