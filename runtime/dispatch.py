@@ -25,17 +25,16 @@ BUDGET_STEPS = 256
 class Dispatcher:
     """Cells that have work, in the order in which they got it. Each step handles one message of one cell.
 
-    `rested` is called whenever the queue was run.
-
     Attributes:
         running: True while somebody runs the queue, or handles a message in place (see PostOffice).
         queue: the cells that have work.
+        rested: called whenever the queue was run; None where nobody wants to know.
     """
 
-    def __init__(self, backend: Backend, step: Callable[[Cell], None], *, rested: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, step: Callable[[Cell], None]) -> None:
         self._backend = backend
         self._step = step
-        self._rested = rested
+        self.rested: Callable[[], None] | None = None
         self.queue: deque[Cell] = deque()
         self._waker = backend.waker()
         self.running = False
@@ -74,7 +73,8 @@ class Dispatcher:
             self.running = False
             if self.queue:
                 self._waker.wake()
-            self._rested()
+            if self.rested is not None:
+                self.rested()
 
     async def serve(self) -> None:
         """Go on where senders had to stop, for ever. One task of the runtime runs this."""

@@ -32,9 +32,12 @@ from .signals import EndReason
 from .supervisor import Supervisor
 from .timers import Timers
 from .wait_graph import WaitGraph
-from .waking import Backend
+from .waking import Backend, Waker
 
 __all__ = ["PostOffice"]
+
+_WAKERS_MAX = 1024
+"""Wakers that are kept for the next asks that wait: to make one costs 0.8 us on trio, to take one from here 0.1."""
 
 Place = tuple["PostOffice", tuple[ActorId, ...], float]
 
@@ -81,6 +84,7 @@ class PostOffice:
         self._endings = endings
         self._residency = residency
         self._dead_letters = dead_letters
+        self._wakers: list[Waker] = []
         self._deadlines = Deadlines(timers, self._expire)
         self._numbers = count(1)
         self.accepting = True
@@ -276,7 +280,7 @@ class PostOffice:
         """Return once the delivery is settled, at the latest at its deadline; posted with `timeout_s`."""
         if delivery.phase is SETTLED:
             return
-        waker = delivery.waker = self._backend.waker()
+        waker = delivery.waker = self._wakers.pop() if self._wakers else self._backend.waker()
         if delivery.deadline != math.inf:
             self._deadlines.add(timeout_s, delivery)
         try:
@@ -285,6 +289,10 @@ class PostOffice:
         finally:
             if delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - cancelled
                 self.give_up(delivery)
+            delivery.waker = None  # nobody else wakes it, so another ask may have it
+            waker.reset()
+            if len(self._wakers) < _WAKERS_MAX:
+                self._wakers.append(waker)
 
     async def wait_admitted(self, delivery: Delivery) -> None:
         """Return once the mailbox has the delivery; raises where it was rejected instead."""

@@ -258,7 +258,7 @@ class Runtime:
     def _compose(self) -> None:
         backend = self._backend
         self._timers = Timers(backend)
-        self._dispatcher = Dispatcher(backend, self._supervisor.step, rested=self._note_change)
+        self._dispatcher = Dispatcher(backend, self._supervisor.step)
         self._committer = Committer(self._store, backend, run=self._dispatcher.run)
         self._post = PostOffice(
             backend,
@@ -288,7 +288,7 @@ class Runtime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._post.accepting = False
+        self._refuse_work()
         self._reminders.stop()
         try:
             if error is None:
@@ -303,6 +303,10 @@ class Runtime:
                     raise  # else the host's exception goes first, or an outer scope would swallow it
             finally:
                 self._store.close()
+
+    def _refuse_work(self) -> None:
+        self._post.accepting = False
+        self._dispatcher.rested = self._changed.wake
 
     async def recover(self) -> None:
         """Put right what an earlier process left behind; called once, before the runtime is ready. For subclasses."""
@@ -321,7 +325,7 @@ class Runtime:
                 tasks.cancel_scope.cancel()
 
     async def _close(self) -> None:
-        self._post.accepting = False
+        self._refuse_work()
         self._reminders.stop()
         if not self._quiet():
             self._children.cut(self.cut.append)

@@ -172,8 +172,10 @@ class Supervisor:
             self.restarts.crashed(cell, error, delivery, handler)
         else:
             self._finish(cell, handler, delivery, outcome.value)
-        self.restarts.reload_if_due(cell)
-        self.dispatcher.ready(cell)
+        if cell.reload_due:
+            self.restarts.reload_if_due(cell)
+        if cell.box is not None or cell.state is not READY:
+            self.dispatcher.ready(cell)
 
     # What a handler leaves behind -----------------------------------------------------------------------------------
 

@@ -41,6 +41,10 @@ class Waker(Protocol):
         """Wake the waiting task, or the next that waits. From the event loop's own thread only."""
         ...
 
+    def reset(self) -> None:
+        """Forget a wake that nobody has waited for, so that the waker can be used again."""
+        ...
+
 
 class Resumed(Struct):
     """How a seat's task goes on with a coroutine whose first step was taken in its name.
@@ -135,18 +139,25 @@ def _trio_run_context() -> Any:
 _RUN_CONTEXT: Any = _trio_run_context()
 
 
-class _TrioWaker(Struct, eq=False):
-    _task: Any = None
-    _woken: bool = False
+class _TrioWaker:
+    __slots__ = ("_request", "_task", "_woken")
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self._woken = False
+        self._request = _Park(self._abort)
 
     @coroutine
     def wait(self) -> Generator[Any, Any, None]:
         if not self._woken:
             self._task = trio.lowlevel.current_task()
-            # What wait_task_rescheduled does, without a coroutine of its own: 0.5 us less per ask that waits.
-            answer = yield _Park(self._abort)
+            # What wait_task_rescheduled does, without a coroutine and a request of its own: 0.8 us less per wait.
+            answer = yield self._request
             self._task = None
             answer.unwrap()
+        self._woken = False
+
+    def reset(self) -> None:
         self._woken = False
 
     def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
@@ -172,7 +183,8 @@ class _TrioSeat:
 
     @coroutine
     def park(self) -> Generator[Any, Any, Resumed | None]:
-        self._task = trio.lowlevel.current_task()
+        if self._task is None:
+            self._task = trio.lowlevel.current_task()
         answer = yield _PARK  # an outcome.Outcome, as every coroutine of trio's gets it
         if self._begun:
             self._begun = False
@@ -247,6 +259,9 @@ class _AsyncioWaker:
                 await self._future
             finally:
                 self._future = None
+        self._woken = False
+
+    def reset(self) -> None:
         self._woken = False
 
     def wake(self) -> None:
