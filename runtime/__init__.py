@@ -9,12 +9,15 @@ committer                               group commit to the store
 post_office, ref                        tell and ask
 reminders, reminding, reminder_records  what an actor has itself reminded of, in this process or a later one
 timers, waking                          time, and the one file that knows trio from asyncio
-introspect, runtime                     what it shows of itself; composition
+metrics, introspect, dump, observing    what it shows of itself: figures, a picture, events as they happen
+sabotage                                crashes to order, for tests
+showing, runtime                        composition
 """
 
 from .actor import Actor, handles
 from .budget import Backoff, RestartPolicy
 from .context import Context, Ticket
+from .dump import Dump
 from .envelope import Request
 from .errors import (
     ActorFailed,
@@ -27,8 +30,10 @@ from .errors import (
     Unknown,
     UnknownActor,
 )
+from .histogram import HistogramSnapshot
 from .identity import ActorId
-from .introspect import ActorStatistics, RuntimeStatistics
+from .introspect import ActorStatistics, RuntimeStatistics, TraceRecord
+from .observing import Observer, RuntimeEvent
 from .ref import Ref
 from .runtime import Runtime
 from .signals import Abandoned, Answered, ChildEnded, Reminder
@@ -44,18 +49,23 @@ __all__ = [
     "ChildEnded",
     "Context",
     "CyclicAsk",
+    "Dump",
     "Expired",
     "Failed",
+    "HistogramSnapshot",
     "MailboxFull",
+    "Observer",
     "Ref",
     "Rejected",
     "Reminder",
     "Request",
     "RestartPolicy",
     "Runtime",
+    "RuntimeEvent",
     "RuntimeStatistics",
     "Stopping",
     "Ticket",
+    "TraceRecord",
     "Unknown",
     "UnknownActor",
     "handles",

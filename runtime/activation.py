@@ -25,6 +25,7 @@ from .gate import release_all
 from .guard import Outcome
 from .lifecycle import ABSENT, ACTIVATE, LOADED, LOADING, Event
 from .metrics import Metrics
+from .observing import ActorActivated, BreakerMoved
 
 if TYPE_CHECKING:
     from .endings import Endings
@@ -40,6 +41,9 @@ _log = logging.getLogger("callboard.supervisor")
 
 LOADS_MAX = 50
 """Async loads at a time; more activations than that wait in line."""
+
+LOADS_PER_SAMPLE = 8
+"""Of the loads that need no task, so many share the 0.3 us of one measurement; all that read nothing are left out."""
 
 PROBE_PATIENCE_S = 5.0
 """How long the others wait for a probe's async load before the next of them tries: the breaker's longest delay."""
@@ -57,6 +61,7 @@ class Activation:
         self._probing: Cell | None = None
         self._probes = 0
         self.breaker = Breaker()
+        self._told = self.breaker.state
         self.supervisor: Supervisor
         self.restarts: Restarts
         self.endings: Endings
@@ -81,6 +86,10 @@ class Activation:
             self._load(cell)
 
     def _load(self, cell: Cell) -> None:
+        # There may be a great many that are over in a few microseconds: of those, some are measured.
+        metrics = self._metrics
+        measured = cell.kind.durable and (not metrics.activations % LOADS_PER_SAMPLE or metrics.events.observers)
+        began_at = self._host.now() if measured else 0.0
         try:
             stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
             context = cell.context = Context(
@@ -99,16 +108,17 @@ class Activation:
                 raise
             return
         if loading is None:
-            self._loaded(cell)
+            self._loaded(cell, began_at)
         else:
             self._loads += 1
+            began_at = began_at or self._host.now()
             variables = self.post.variables_for(context, None)
-            self.workers.start(cell, _awaited(loading), variables, partial(self._load_ended, cell, context))
+            self.workers.start(cell, _awaited(loading), variables, partial(self._load_ended, cell, context, began_at))
 
-    def _load_ended(self, cell: Cell, context: Context, outcome: Outcome) -> None:
-        self.dispatcher.run(partial(self._finish_load, cell, context, outcome))
+    def _load_ended(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
+        self.dispatcher.run(partial(self._finish_load, cell, context, began_at, outcome))
 
-    def _finish_load(self, cell: Cell, context: Context, outcome: Outcome) -> None:
+    def _finish_load(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
         self._loads -= 1
         if cell.context is not context:  # stopped or restarted while it loaded
             self._probe_again(cell)
@@ -120,7 +130,7 @@ class Activation:
             elif outcome.error is not None:
                 self._failed(cell, outcome.error)
             else:
-                self._loaded(cell)
+                self._loaded(cell, began_at)
             self.dispatcher.ready(cell)
         while self._line and self._loads < LOADS_MAX:
             self._begin_if_waiting(self._line.popleft())
@@ -130,7 +140,7 @@ class Activation:
             self._begin(cell)
             self.dispatcher.ready(cell)
 
-    def _loaded(self, cell: Cell) -> None:
+    def _loaded(self, cell: Cell, began_at: float) -> None:
         context = cell.context
         if context is None:  # its own load has killed it
             self._probe_again(cell)
@@ -143,6 +153,8 @@ class Activation:
         cell.happen(LOADED)
         cell.handlers = context.instance.handlers
         self._metrics.activations += 1
+        if began_at or self._metrics.events.observers:
+            self._note_loaded(cell, began_at)
         if not self.breaker.closed:
             self._store_answered(cell)
         self.residency.entered(cell)  # first: a commit that is refused in place takes it out again
@@ -151,6 +163,13 @@ class Activation:
             self.supervisor.commit(cell, batch, context.take_outputs())
         elif context.outputs is not None:
             release_all(context.take_outputs())
+
+    def _note_loaded(self, cell: Cell, began_at: float) -> None:
+        duration_s = max(self._host.now() - began_at, 0.0) if began_at else 0.0
+        if began_at:
+            self._metrics.loads.add(duration_s)
+        if self._metrics.events.observers:
+            self._metrics.events.tell(ActorActivated(cell.id, duration_s))
 
     def _failed(self, cell: Cell, error: BaseException) -> None:
         if cell.state is not LOADING:  # its own load has killed it, then raised
@@ -178,6 +197,7 @@ class Activation:
         self._outage.append(cell)
         probe_comes = self.breaker.state is BreakerState.OPEN
         delay_s = self.breaker.failed(random.random())
+        self._note_breaker()
         if not probe_comes:
             self._probe_in(delay_s)
 
@@ -190,6 +210,7 @@ class Activation:
             cell = self._outage.popleft()
             if cell.state is LOADING and cell.context is None:
                 if self.breaker.probe():
+                    self._note_breaker()
                     self._probing = cell
                     self._probes += 1
                     overdue = partial(self._probe_overdue, self._probes)
@@ -218,9 +239,15 @@ class Activation:
         if self.breaker.closed or not (cell.kind.durable or cell is self._probing):
             return
         self.breaker.succeeded()
+        self._note_breaker()
         waiting, self._outage = self._outage, deque()
         for each in waiting:
             self._begin_if_waiting(each)
+
+    def _note_breaker(self) -> None:
+        told, self._told = self._told, self.breaker.state
+        if self._metrics.events.observers and self._told is not told:
+            self._metrics.events.tell(BreakerMoved(self.breaker.state.name.lower(), self.breaker.failures))
 
 
 async def _awaited(loading: Awaitable[None]) -> None:

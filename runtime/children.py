@@ -45,6 +45,10 @@ class Children:
         """True where the owner has a child that has not ended."""
         return owner in self._scopes
 
+    def tags(self, owner: ActorId) -> list[Any]:
+        """The tags of the owner's children that have not ended."""
+        return list(self._scopes.get(owner, ()))
+
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
         """Start `work`; `tag` is the owner's name for it and not in use."""
         own = self._scopes.setdefault(owner, {})

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 
 from ..store.contract import Batch, Store
 from ..store.errors import StoreError, StoreUnavailable
+from .metrics import Metrics
+from .observing import Committed
 from .waking import Backend
 
 __all__ = ["GROUP_BATCHES_MAX", "GROUP_BYTES_MAX", "Committer", "Receipt"]
@@ -26,8 +28,15 @@ _log = logging.getLogger("callboard.committer")
 GROUP_BATCHES_MAX = 4096
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 
+COMMITS_PER_SAMPLE = 16
+"""Of the commits to a store in memory, which take 4 us, so many share the 0.4 us of one measurement."""
+
 Receipt = Callable[[StoreError | None], None]
 """Called on the event loop with None where the batch is durable, else with what became of it."""
+
+
+_Entry = tuple[Batch, Receipt, float]
+"""A batch, its receipt, and when it was staged."""
 
 
 def _size_bytes(batch: Batch) -> int:
@@ -40,16 +49,19 @@ class Committer:
     `run` is given what hands out receipts, see `Dispatcher.run`.
     """
 
-    def __init__(self, store: Store, backend: Backend, *, run: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, store: Store, backend: Backend, metrics: Metrics, *, run: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._store = store
         self._backend = backend
+        self._metrics = metrics
         self._run = run
-        self._queue: deque[tuple[Batch, Receipt]] = deque()
+        self._queue: deque[_Entry] = deque()
         self._wanted = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._ended = backend.waker()
-        self._done: deque[tuple[Sequence[Receipt], Sequence[StoreError | None]]] = deque()
+        self._done: deque[tuple[list[_Entry], Sequence[StoreError | None]]] = deque()
         self._arrived = backend.waker()
         self.in_flight = 0
         self.groups = 0
@@ -58,16 +70,25 @@ class Committer:
         """Queue a batch; its receipt comes later, or, with an inline store, before this returns."""
         assert not self._closing, "nothing is staged once every actor has stopped"
         if self._store.inline:
-            self.groups += 1
-            receipt(self._commit([batch])[0])
+            receipt(self._commit_inline(batch))
             return
         self.in_flight += 1
         with self._wanted:
-            self._queue.append((batch, receipt))
+            self._queue.append((batch, receipt, self._backend.now()))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="callboard-committer", daemon=True)
                 self._thread.start()
             self._wanted.notify()
+
+    def _commit_inline(self, batch: Batch) -> StoreError | None:
+        if self.groups % COMMITS_PER_SAMPLE and not self._metrics.events.observers:
+            self.groups += 1
+            return self._commit([batch])[0]
+        began_at = self._backend.now()
+        results = self._commit([batch])
+        self._count(began_at, results)
+        self._metrics.commits.add(max(self._backend.now() - began_at, 0.0))
+        return results[0]
 
     async def serve(self) -> None:
         """Hand out receipts, for ever. One task of the runtime runs this.
@@ -91,18 +112,17 @@ class Committer:
 
     def _work(self) -> None:
         while group := self._next_group():
-            results = self._commit([batch for batch, _ in group])
-            receipts = [receipt for _, receipt in group]
-            self._done.append((receipts, results))
+            results = self._commit([batch for batch, _, _ in group])
+            self._done.append((group, results))
             self._backend.run_soon(self._arrived.wake)
         self._backend.run_soon(self._ended.wake)
 
-    def _next_group(self) -> list[tuple[Batch, Receipt]]:
+    def _next_group(self) -> list[_Entry]:
         """Wait for work; the next group, or [] when closing and all is done."""
         with self._wanted:
             while not self._queue and not self._closing:
                 self._wanted.wait()
-            group: list[tuple[Batch, Receipt]] = []
+            group: list[_Entry] = []
             size_bytes = 0
             while self._queue and len(group) < GROUP_BATCHES_MAX and size_bytes < GROUP_BYTES_MAX:
                 entry = self._queue.popleft()
@@ -123,8 +143,16 @@ class Committer:
 
     def _hand_out(self) -> None:
         while self._done:
-            receipts, results = self._done.popleft()
-            self.in_flight -= len(receipts)
-            self.groups += 1
-            for receipt, result in zip(receipts, results, strict=True):
+            group, results = self._done.popleft()
+            self.in_flight -= len(group)
+            self._count(group[0][2], results)
+            now = self._backend.now()
+            for (_, receipt, staged_at), result in zip(group, results, strict=True):
+                self._metrics.commits.add(max(now - staged_at, 0.0))
                 receipt(result)
+
+    def _count(self, began_at: float, results: Sequence[StoreError | None]) -> None:
+        self.groups += 1
+        if self._metrics.events.observers:
+            refused = sum(error is not None for error in results)
+            self._metrics.events.tell(Committed(len(results), refused, max(self._backend.now() - began_at, 0.0)))

@@ -7,7 +7,7 @@ Source: Akka and Pekko, dead letters; Hohpe and Woolf, Enterprise Integration Pa
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
@@ -60,9 +60,10 @@ class DeadLetters:
     Attributes:
         counts: letters by cause since this was made, with those that are no longer kept; 0 for a cause not seen yet.
         late_replies: replies that came after their caller had gone; whoever sees one adds 1.
+        on_letter: called with each letter once it is kept.
     """
 
-    __slots__ = ("_bytes_max", "_count_max", "_letters", "counts", "late_replies", "size_bytes")
+    __slots__ = ("_bytes_max", "_count_max", "_letters", "counts", "late_replies", "on_letter", "size_bytes")
 
     def __init__(self, count_max: int = DEAD_LETTERS_COUNT_MAX, *, bytes_max: int = DEAD_LETTERS_BYTES_MAX) -> None:
         """Keep at most `count_max` letters and `bytes_max` bytes of messages, and the newest letter in any case.
@@ -77,6 +78,7 @@ class DeadLetters:
         self._letters: deque[DeadLetter] = deque()
         self.counts: Counter[DeadLetterCause] = Counter()
         self.late_replies = 0
+        self.on_letter: Callable[[DeadLetter], None] | None = None
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -94,6 +96,8 @@ class DeadLetters:
         self.size_bytes += letter.size_bytes
         while len(self._letters) > self._count_max or (self.size_bytes > self._bytes_max and len(self._letters) > 1):
             self.size_bytes -= self._letters.popleft().size_bytes
+        if self.on_letter is not None:
+            self.on_letter(letter)
 
 
 _CAUSES = frozenset[str](get_args(DeadLetterCause))

@@ -79,6 +79,7 @@ class Delivery(Struct, eq=False):
         awaited: somebody waits for the reply; False for a tell.
         size_bytes: what it counts against the mailbox, known once it is queued.
         queued_at: when it came into the mailbox, on the loop's clock; 0 where it was handled in place.
+        began_at: when its handler began, where that is async or owes the reply; else 0.
         phase: see Phase.
         admitted: the mailbox has taken it; False while it waits for space.
         value, error: the outcome, once settled.
@@ -96,6 +97,7 @@ class Delivery(Struct, eq=False):
     size_bytes: int = MESSAGE_BYTES_DEFAULT
     attempt: int = 1
     queued_at: float = 0.0
+    began_at: float = 0.0
     phase: Phase = QUEUED
     admitted: bool = False
     value: Any = None

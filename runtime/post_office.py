@@ -25,7 +25,7 @@ from .errors import ActorFailed, CyclicAsk, Expired, Failed, MailboxFull, Reject
 from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, GONE, READY, STOPPED
 from .mailbox import Offered
-from .ref import Ended, TellOverflow
+from .ref import ASKS_PER_CHECKPOINT, Ended, TellOverflow
 from .registry import Registry
 from .residency import Residency
 from .signals import EndReason
@@ -274,6 +274,7 @@ class PostOffice:
 
     async def checkpoint(self) -> None:
         """Let others run."""
+        self._supervisor.sample(ASKS_PER_CHECKPOINT)  # the message that was just handled in place
         await self._backend.checkpoint()
 
     async def wait_settled(self, delivery: Delivery, timeout_s: float) -> None:

@@ -68,6 +68,10 @@ class Registry:
         """The kinds that are known."""
         return list(self._kinds.values())
 
+    def kind(self, name: str) -> ActorKind:
+        """The kind of this name, which is known."""
+        return self._kinds[name]
+
     def check(self, kind: str, key: str) -> ActorId:
         """The id, where its cell could be made.
 

@@ -28,6 +28,7 @@ from .cell import ActorKind, Cell
 from .dispatch import Dispatcher
 from .lifecycle import ABSENT, READY, Event
 from .metrics import Metrics
+from .observing import ActorPassivated
 from .registry import Registry
 from .timers import Timer
 
@@ -138,6 +139,8 @@ class Residency:
         cell.happen(Event.RETIRE)
         self.left(cell)
         self._metrics.passivations += 1
+        if self._metrics.events.observers:
+            self._metrics.events.tell(ActorPassivated(cell.id))
         self._forget(cell, self._host.now())
         return True
 

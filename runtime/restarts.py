@@ -31,6 +31,7 @@ from .errors import ActorFailed, Failed, Rejected, Stopping, Unknown
 from .families import dissolve, parent_of, restarted_with
 from .lifecycle import BACKING_OFF, FAILED, LOADING, READY, STOPPED, STOPPING, Event
 from .metrics import Metrics
+from .observing import ActorCrashed, ActorGaveUp, ActorRestarting, MessageQuarantined
 from .quarantine import Quarantine, Quarantined
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Restarts:
         """Count the crash, answer the message that did it or try it again, and restart the actor or give it up."""
         self._metrics.crashes += 1
         _log.error("%s crashed: %r", cell.id, error, exc_info=error)
+        events = self._metrics.events
+        if events.observers:
+            events.tell(ActorCrashed(cell.id, error, delivery.message if delivery is not None else None))
         if cell.state is STOPPING:
             self._answer(cell, error, delivery)
             self._fall(cell, error)
@@ -106,6 +110,8 @@ class Restarts:
             at=self._host.now(),
         )
         _log.error("message %d, which crashed %s %d times, is in quarantine", poison.number, cell.id, poison.attempts)
+        if self._metrics.events.observers:
+            self._metrics.events.tell(MessageQuarantined(poison))
         pushed_out = self.quarantine.add(poison)
         if pushed_out is not None:
             self._dead_letters.add(
@@ -154,6 +160,8 @@ class Restarts:
         cell.illness.restarts += 1
         restart = cell.illness.restarts
         self._metrics.restarts += 1
+        if self._metrics.events.observers:
+            self._metrics.events.tell(ActorRestarting(cell.id, error, delay_s))
         self.drop_activation(cell, error, again)
         self._restart_children(cell, error, delay_s)
 
@@ -227,6 +235,8 @@ class Restarts:
         """FAILED: answer what is queued, tell who watches, and let the parent crash."""
         parent = parent_of(cell)
         cell.happen(Event.GAVE_UP)
+        if self._metrics.events.observers:
+            self._metrics.events.tell(ActorGaveUp(cell.id, error))
         self.drop_activation(cell, error)
         refusal = self.refusal(cell)
         for queued in cell.box.clear() if cell.box is not None else ():

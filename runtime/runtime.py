@@ -34,8 +34,7 @@ from .envelope import Delivery, Request
 from .errors import Stopping
 from .families import adopt
 from .identity import ActorId
-from .introspect import ActorStatistics, RuntimeStatistics, actor_statistics
-from .lifecycle import State
+from .introspect import Inspection
 from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX
 from .metrics import Metrics
 from .post_office import PostOffice
@@ -46,10 +45,12 @@ from .reminder_records import ReminderRecord
 from .reminders import Reminders
 from .residency import ACTORS_BYTES_MAX, ACTORS_MAX, Residency
 from .restarts import Restarts
+from .sabotage import Sabotage
+from .showing import Showing
 from .signals import ActorEnded, EndReason
 from .supervisor import Supervisor
 from .timers import Timer, Timers
-from .waking import Backend, current_backend
+from .waking import Backend, Waker, current_backend
 from .workers import Workers
 
 __all__ = ["DRAIN_TIMEOUT_S", "Runtime"]
@@ -61,7 +62,7 @@ CANCEL_GRACE_S = 5.0
 """How long cancelled work may take to say how it ended, after the drain's deadline."""
 
 
-class Runtime:
+class Runtime(Showing):
     """Hosts actors in the present event loop, trio or asyncio: `async with Runtime(MemoryStore) as runtime: ...`.
 
     Args:
@@ -99,7 +100,19 @@ class Runtime:
             self, self._registry, self._metrics, actors_max=actors_max, bytes_max=actors_bytes_max
         )
         self._activations = count(1)
+        inspection = Inspection(
+            self._registry,
+            self._metrics,
+            self._dead_letters,
+            quarantine=self._restarts.quarantine,
+            breaker=self._activation.breaker,
+            residency=self._residency,
+        )
+        super().__init__(inspection, self._metrics.events)
+        self._dead_letters.on_letter = self._metrics.events.tell_of_letter
+        self._sabotage = Sabotage(self._registry)
         self._busy: list[Cell] = []
+        self._watching_quiet: list[Waker] = []
         self._entered = False
         self._open = False
         self._closers: list[Callable[[], Awaitable[None]]] = []
@@ -207,23 +220,28 @@ class Runtime:
         if closer not in self._closers:
             self._closers.append(closer)
 
-    def inspect(self, kind: str, key: str) -> ActorStatistics:
-        """The figures of one actor, without waking it."""
-        return actor_statistics(self._registry.cell(kind, key))
+    @property
+    def quiet(self) -> bool:
+        """True where nothing is queued, running or on its way to the disk, and no task of an actor goes on.
 
-    def statistics(self) -> RuntimeStatistics:
-        """The figures of the whole."""
-        cells = list(self._registry)
-        return RuntimeStatistics(
-            actors=len(cells),
-            active=sum(cell.state is State.READY for cell in cells),
-            failed=sum(cell.state is State.FAILED for cell in cells),
-            children=len(self._children) if self._open else 0,
-            handled=self._metrics.handled,
-            crashes=self._metrics.crashes,
-            commit_groups=self._committer.groups if self._open else 0,
-            commits_in_flight=self._committer.in_flight if self._open else 0,
-        )
+        What only time can bring on does not count: timers, reminders, restarts that nobody waits for; nor do replies
+        that are owed and that nothing under way will give.
+        """
+        return not self._entered or self._quiet()
+
+    async def wait_quiet(self, *, timeout_s: float) -> bool:
+        """Return True once the runtime is `quiet`; False where the time did not suffice.
+
+        Raises:
+            Stopping: the runtime is not open.
+        """
+        if not self._open:
+            raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
+        return await self._wait_quiet(timeout_s)
+
+    def crash_next(self, kind: str, key: str, error: Exception) -> None:
+        """Let the next message that this actor handles crash with `error`; see `callboard.testing.crash_next`."""
+        self._sabotage.crash_next(self._registry.check(kind, key), error)
 
     # Opening and closing --------------------------------------------------------------------------------------------
 
@@ -245,7 +263,9 @@ class Runtime:
         with anyio.CancelScope(shield=True):  # a host that is cancelled here could not leave what it has half entered
             self._tasks: TaskGroup = await self._host_tasks.start(self._serve)
         self._supervisor.workers = self._activation.workers = Workers(self._tasks, self._backend)
+        self._inspection.workers = self._supervisor.workers
         self._children = Children(self._tasks, enter=self._post.enter, signal=self.signal, ended=self._note_change)
+        self._inspection.children = self._children
         self._open = True
         try:
             await self.recover()
@@ -259,7 +279,7 @@ class Runtime:
         backend = self._backend
         self._timers = Timers(backend)
         self._dispatcher = Dispatcher(backend, self._supervisor.step)
-        self._committer = Committer(self._store, backend, run=self._dispatcher.run)
+        self._committer = Committer(self._store, backend, self._metrics, run=self._dispatcher.run)
         self._post = PostOffice(
             backend,
             self._registry,
@@ -281,14 +301,15 @@ class Runtime:
         self._supervisor.committer = self._committer
         self._activation.supervisor = self._supervisor
         self._reminders = Reminders(self)
-        self._changed = backend.waker()
+        self._inspection.post, self._inspection.timers = self._post, self._timers
+        self._inspection.committer, self._inspection.now = self._committer, backend.now
         self._leaving = anyio.Event()
         self._host_tasks = anyio.create_task_group()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._refuse_work()
+        self._post.accepting = False
         self._reminders.stop()
         try:
             if error is None:
@@ -303,10 +324,6 @@ class Runtime:
                     raise  # else the host's exception goes first, or an outer scope would swallow it
             finally:
                 self._store.close()
-
-    def _refuse_work(self) -> None:
-        self._post.accepting = False
-        self._dispatcher.rested = self._changed.wake
 
     async def recover(self) -> None:
         """Put right what an earlier process left behind; called once, before the runtime is ready. For subclasses."""
@@ -325,7 +342,7 @@ class Runtime:
                 tasks.cancel_scope.cancel()
 
     async def _close(self) -> None:
-        self._refuse_work()
+        self._post.accepting = False
         self._reminders.stop()
         if not self._quiet():
             self._children.cut(self.cut.append)
@@ -354,9 +371,17 @@ class Runtime:
 
     async def _wait_quiet(self, timeout_s: float) -> bool:
         """Wait until nothing is queued, running or in flight; False where the time did not suffice."""
-        with anyio.move_on_after(timeout_s):
-            while not self._quiet():
-                await self._changed.wait()
+        waker = self._backend.waker()
+        self._watching_quiet.append(waker)
+        self._dispatcher.rested = self._note_change
+        try:
+            with anyio.move_on_after(timeout_s):
+                while not self._quiet():
+                    await waker.wait()
+        finally:
+            self._watching_quiet.remove(waker)
+            if not self._watching_quiet:
+                self._dispatcher.rested = None
         return self._quiet()
 
     def _quiet(self) -> bool:
@@ -443,5 +468,5 @@ class Runtime:
         return self._variables.copy()
 
     def _note_change(self) -> None:
-        if not self._post.accepting:
-            self._changed.wake()
+        for waker in self._watching_quiet:
+            waker.wake()

@@ -51,6 +51,12 @@ if TYPE_CHECKING:
 __all__ = ["Supervision", "Supervisor"]
 
 
+MESSAGES_PER_SAMPLE = 16
+"""Of the messages from mailboxes, which take some 4 us, so many share the 0.3 us of one sample."""
+WAITS_PER_SAMPLE = 4
+"""The same for async handlers that wait, which take some 8 us."""
+
+
 class Supervision(Host, Protocol):
     """What the supervisor needs of the runtime beside what actors need."""
 
@@ -106,6 +112,8 @@ class Supervisor:
             delivery.settle(None, None)
         else:
             self.handle(cell, delivery, handler, now)
+            if not delivery.number % MESSAGES_PER_SAMPLE and cell.running is None:
+                self.sample(MESSAGES_PER_SAMPLE)
 
     def handle(self, cell: Cell, delivery: Delivery, handler: Handler, now: float) -> None:
         """Run one handler of a cell that is READY or STOPPING, and free. The dispatcher is held."""
@@ -126,9 +134,14 @@ class Supervisor:
                 raise  # a KeyboardInterrupt belongs to whoever runs the loop, but the actor's caller has its answer
         else:
             if handler.is_async:
+                delivery.began_at = now
                 self._start(cell, handler, delivery, result)
             else:
                 self._finish(cell, handler, delivery, result)
+
+    def sample(self, period: int) -> None:
+        """Note how long the last handler took, if its message is one of each `period`; see Metrics."""
+        self._metrics.sample(period, self._host.now())
 
     def expired(self, cell: Cell, delivery: Delivery) -> Expired | Unknown:
         """What the caller of a message is told whose deadline passed while it was queued."""
@@ -155,6 +168,8 @@ class Supervisor:
         if self.dispatcher.running:  # it ended with its first step
             self._finish_async(cell, handler, context, outcome)
         else:
+            if cell.running is not None and not cell.running.number % WAITS_PER_SAMPLE:
+                self._metrics.waiting_handlers.add(max(self._host.now() - cell.running.began_at, 0.0))
             self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
 
     def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
@@ -221,6 +236,7 @@ class Supervisor:
             if cell.context.owed is None:
                 cell.context.owed = {}
             cell.context.owed[delivery] = None
+            delivery.began_at = delivery.began_at or self._host.now()
         elif handler.on_cancel == "cancel":  # the caller went while the async handler was about to return the ticket
             self._host.signal(cell.id, Abandoned(message=delivery.message))
 
