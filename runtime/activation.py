@@ -11,9 +11,10 @@ What is stored and cannot be read does not change by itself: that actor fails at
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from inspect import iscoroutine
+from typing import TYPE_CHECKING, Any
 
 from ..store.errors import Corrupt, NewerFormat, StoreError
 from .breaker import Breaker, BreakerState
@@ -250,5 +251,10 @@ class Activation:
             self._metrics.events.tell(BreakerMoved(self.breaker.state.name.lower(), self.breaker.failures))
 
 
-async def _awaited(loading: Awaitable[None]) -> None:
+def _awaited(loading: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    # A coroutine as it is: one within another would never be closed where the load is cancelled before its first step.
+    return loading if iscoroutine(loading) else _wait_for(loading)
+
+
+async def _wait_for(loading: Awaitable[None]) -> None:
     await loading
