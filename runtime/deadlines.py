@@ -51,12 +51,15 @@ class Deadlines:
         """The deadline of the queue's first one, at the latest, has come."""
         queue = self._queues[timeout_s]
         now = self._timers.now()
+        due: list[Delivery] = []
         while queue and (queue[0].phase is SETTLED or queue[0].deadline <= now):
-            self._expire_one(queue.popleft())
+            due.append(queue.popleft())
         if queue:
             self._timers.at(queue[0].deadline, partial(self._due, timeout_s))
         else:
             del self._queues[timeout_s], self._compact_at[timeout_s]
+        for delivery in due:  # last: what follows from it may begin a wait with the same timeout
+            self._expire_one(delivery)
 
     def _expire_one(self, delivery: Delivery) -> None:
         if delivery.phase is not SETTLED:
