@@ -117,7 +117,7 @@ class Activation:
             self.workers.start(cell, _awaited(loading), variables, partial(self._load_ended, cell, context, began_at))
 
     def _load_ended(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
-        self.dispatcher.run(partial(self._finish_load, cell, context, began_at, outcome))
+        self.dispatcher.run(self._finish_load, cell, context, began_at, outcome)
 
     def _finish_load(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
         self._loads -= 1

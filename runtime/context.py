@@ -338,9 +338,9 @@ class Context(Struct, eq=False):
             self._reminding = Reminding(self._host, self)
         return self._reminding
 
-    def expects(self, message: Request[Any]) -> bool:
-        """False for a tick of a timer that has ended since. For the kernel."""
-        return type(message) is not Tick or (self._ticks is not None and self._ticks.current(message))
+    def expects(self, tick: Tick) -> bool:
+        """False where the timer has ended since. For the kernel."""
+        return self._ticks is not None and self._ticks.current(tick)
 
     def _timers(self) -> Ticks:
         if self._ticks is None:

@@ -12,6 +12,7 @@ An ask whose reply waits for nothing is thus answered without one task switch (F
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from .cell import Cell
 from .waking import Backend
@@ -49,16 +50,16 @@ class Dispatcher:
             cell.runnable_queued = True
             self.queue.append(cell)
 
-    def run(self, first: Callable[[], None] | None = None) -> None:
-        """Do `first`, then run the queue dry, or until the budget is spent. Only `first` where it runs already."""
+    def run(self, first: Callable[..., None] | None = None, *args: Any) -> None:
+        """Do `first(*args)`, then run the queue dry, or until the budget is spent. Where it runs, do only `first`."""
         if self.running:
             if first is not None:
-                first()
+                first(*args)
             return
         self.running = True
         try:
             if first is not None:
-                first()
+                first(*args)
             steps = BUDGET_STEPS
             queue = self.queue
             while queue and steps:

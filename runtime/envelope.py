@@ -120,12 +120,6 @@ class Delivery(Struct, eq=False):
             self.on_settled(self)
         return True
 
-    def admit(self) -> None:
-        """Mark that the mailbox has taken it, and wake a sender that may wait for just that."""
-        self.admitted = True
-        if self.waker is not None:
-            self.waker.wake()
-
     def result(self) -> Any:
         """The reply, or raises the error. Only when settled."""
         if self.error is not None:

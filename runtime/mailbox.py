@@ -155,8 +155,11 @@ class Mailbox:
 
     def _admit(self, delivery: Delivery) -> None:
         self._user.append(delivery)
-        self._count(delivery, 1)
-        delivery.admit()
+        self.count += 1
+        self.size_bytes += delivery.size_bytes
+        delivery.admitted = True
+        if delivery.waker is not None:
+            delivery.waker.wake()
 
     def _move_in(self) -> None:
         while self._lobby and self._fits(self._lobby[0]):

@@ -160,7 +160,8 @@ class PostOffice:
         chain: tuple[ActorId, ...] = place[1] if place is not None and inside else ()
         if not (self.accepting or inside):
             raise Stopping("the runtime is closing or closed, and takes no new work")
-        deadline = self._now() + timeout_s
+        now = self._now()
+        deadline = now + timeout_s
         sender = chain[-1] if chain else None
         circle = self._circle(cell.id, chain) if chain else None
         if circle is not None and awaited:
@@ -175,7 +176,8 @@ class PostOffice:
             delivery.chain = chain  # nobody waits for what comes of a tell
             if sender is not None:
                 self._note_wait(delivery, sender)
-        self._enqueue(cell, delivery, overflow="reject" if overflow == "wait" and circle is not None else overflow)
+        overflow = "reject" if overflow == "wait" and circle is not None else overflow
+        self._enqueue(cell, delivery, now, overflow=overflow)
         return delivery
 
     def _circle(self, target: ActorId, chain: tuple[ActorId, ...]) -> tuple[ActorId, ...] | None:
@@ -204,7 +206,7 @@ class PostOffice:
         """A message between actors: never refused while the runtime drains, never waits; a full mailbox queues it."""
         delivery = Delivery(to, message, next(self._numbers), sender, awaited=on_settled is not None)
         delivery.on_settled = on_settled or self._tell_ended
-        self._enqueue(self._registry.cell(to.kind, to.key), delivery, overflow="wait")
+        self._enqueue(self._registry.cell(to.kind, to.key), delivery, self._now(), overflow="wait")
 
     def signal(
         self, to: ActorId, message: Request[None], *, on_settled: Callable[[Delivery], None] | None = None
@@ -218,12 +220,12 @@ class PostOffice:
         cell.mailbox.offer_control(delivery)
         self._run(cell)
 
-    def _enqueue(self, cell: Cell, delivery: Delivery, *, overflow: TellOverflow) -> None:
+    def _enqueue(self, cell: Cell, delivery: Delivery, now: float, *, overflow: TellOverflow) -> None:
         if cell.refuses:
             delivery.settle(None, self._supervisor.restarts.refusal(cell))
             return
         delivery.size_bytes = delivery.message.size_bytes()
-        delivery.queued_at = self._now()
+        delivery.queued_at = now
         cell.used_at = delivery.number
         mailbox = cell.mailbox
         offered = mailbox.offer(delivery, wait=overflow == "wait")
@@ -232,7 +234,7 @@ class PostOffice:
             offered = mailbox.offer(delivery, wait=False)
         if offered is Offered.FULL:
             delivery.settle(None, MailboxFull(f"the mailbox of {cell.id} is full with {len(mailbox)} messages"))
-        else:
+        elif cell.running is None:  # else it is looked at again when that has ended
             self._run(cell)
 
     def _run(self, cell: Cell) -> None:
@@ -327,7 +329,7 @@ class PostOffice:
     def _give_up(self, delivery: Delivery, error: BaseException) -> None:
         # The present cell, not the one that it was sent to: a delivery that is not settled keeps its cell from going.
         cell = self._registry.at(delivery.to)
-        self._dispatcher.run(partial(self._supervisor.abandon, cell, delivery, error))
+        self._dispatcher.run(self._supervisor.abandon, cell, delivery, error)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -349,17 +351,17 @@ class PostOffice:
         return ended[0]
 
     async def stop(self, cell: Cell) -> None:
-        self._dispatcher.run(partial(self._endings.begin_stop, cell))
+        self._dispatcher.run(self._endings.begin_stop, cell)
         await self.wait_ended(cell)
 
     async def drain(self, cell: Cell, timeout_s: float) -> None:
         if not timeout_s >= 0:
             raise ValueError(f"timeout_s is a number of seconds from 0, or inf, not {timeout_s}")
-        self._dispatcher.run(partial(self._endings.begin_drain, cell, self._now() + timeout_s))
+        self._dispatcher.run(self._endings.begin_drain, cell, self._now() + timeout_s)
         await self.wait_ended(cell)
 
     def kill(self, cell: Cell) -> None:
-        self._dispatcher.run(partial(self._endings.kill, cell))
+        self._dispatcher.run(self._endings.kill, cell)
 
     def passivate(self, cell: Cell) -> bool:
         return not self._dispatcher.running and cell.state is not GONE and self._residency.passivate(cell)

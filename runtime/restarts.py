@@ -17,7 +17,6 @@ Source: Erlang/OTP supervisor principles (restart strategies, maximum restart in
 import logging
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..store.errors import StoreError
@@ -168,7 +167,7 @@ class Restarts:
         def due() -> None:
             if cell.illness.restarts == restart:  # else it was stopped and resumed, and waits for another restart
                 cell.reload_due = True
-                self.dispatcher.run(partial(self.reload_if_due, cell))
+                self.dispatcher.run(self.reload_if_due, cell)
 
         self._host.at(self._host.now() + delay_s, due)
 

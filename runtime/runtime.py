@@ -298,6 +298,7 @@ class Runtime(Showing):
         self._supervisor.residency = self._activation.residency = self._residency
         self._restarts.residency = self._endings.residency = self._residency
         self._supervisor.post = self._activation.post = self._post
+        self._supervisor.now = backend.now
         self._supervisor.committer = self._committer
         self._activation.supervisor = self._supervisor
         self._reminders = Reminders(self)

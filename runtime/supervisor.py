@@ -38,7 +38,7 @@ from .gate import Gate, HeldReply, release_all
 from .guard import Outcome
 from .lifecycle import ABSENT, LOADING, READY, STOPPING
 from .metrics import Metrics
-from .signals import Abandoned
+from .signals import Abandoned, Tick
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -82,6 +82,7 @@ class Supervisor:
         self.endings: Endings
         self.residency: Residency
         self.dispatcher: Dispatcher
+        self.now: Callable[[], float]
         self.committer: Committer
         self.post: PostOffice
         self.workers: Workers
@@ -100,7 +101,7 @@ class Supervisor:
             if cell.state is STOPPING and cell.finished:
                 self.endings.stop(cell)
             return
-        now = self._host.now()
+        now = self.now()
         if delivery.deadline < now:
             delivery.settle(None, self.expired(cell, delivery))
             return
@@ -108,7 +109,7 @@ class Supervisor:
         handler = cell.handlers.get(type(delivery.message))
         if handler is None:
             delivery.settle(None, self._not_handled(cell, delivery))
-        elif cell.context is not None and not cell.context.expects(delivery.message):
+        elif isinstance(delivery.message, Tick) and cell.context and not cell.context.expects(delivery.message):
             delivery.settle(None, None)
         else:
             self.handle(cell, delivery, handler, now)
@@ -170,7 +171,7 @@ class Supervisor:
         else:
             if cell.running is not None and not cell.running.number % WAITS_PER_SAMPLE:
                 self._metrics.waiting_handlers.add(max(self._host.now() - cell.running.began_at, 0.0))
-            self.dispatcher.run(partial(self._finish_async, cell, handler, context, outcome))
+            self.dispatcher.run(self._finish_async, cell, handler, context, outcome)
 
     def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
         delivery, cell.running, cell.job = cell.running, None, None

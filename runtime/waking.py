@@ -71,11 +71,11 @@ class Seat(Protocol):
         """Let the task, which is parked, go on."""
         ...
 
-    def step(self, send: Callable[[], Any]) -> None:
-        """Call `send`, the first step of a coroutine, as if the parked task took it; the task is to go on from there.
+    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
+        """Call `run(send, None)`, a coroutine's first step, as if the parked task took it; that goes on from there.
 
         Raises:
-            whatever `send` raises; StopIteration where the coroutine has ended. The task is parked as before then.
+            whatever that raises; StopIteration where the coroutine has ended. The task is parked as before then.
         """
         ...
 
@@ -196,12 +196,12 @@ class _TrioSeat:
     def wake(self) -> None:
         trio.lowlevel.reschedule(self._task)
 
-    def step(self, send: Callable[[], Any]) -> None:
+    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
         task, asker = self._task, _RUN_CONTEXT.task
         task._abort_func = None  # a cancellation must wait, as with every task that runs
         _RUN_CONTEXT.task = task
         try:
-            request = send()
+            request = run(send, None)
         except BaseException:
             task._abort_func = _succeed
             task._attempt_delivery_of_any_pending_cancel()
@@ -302,14 +302,14 @@ class _AsyncioSeat:
     def wake(self) -> None:
         self._waker.wake()
 
-    def step(self, send: Callable[[], Any]) -> None:
+    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
         asker = asyncio.current_task()
         assert self._task is not None, "a step is taken in the name of a task that is parked"
         if asker is not None:
             asyncio.tasks._leave_task(self._loop, asker)
         asyncio.tasks._enter_task(self._loop, self._task)
         try:
-            request = send()
+            request = run(send, None)
         finally:
             asyncio.tasks._leave_task(self._loop, self._task)
             if asker is not None:

@@ -10,7 +10,6 @@ the context of an asyncio task cannot be changed.
 
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
-from functools import partial
 from types import coroutine
 from typing import Any, Protocol
 
@@ -114,7 +113,7 @@ class Workers:
             worker.seat.wake()
             return
         try:
-            worker.seat.step(partial(job.variables.run, job.work.send, None))
+            worker.seat.step(job.variables.run, job.work.send)
             return
         except StopIteration as stop:
             outcome = Outcome(stop.value)
