@@ -1,6 +1,7 @@
 """Which actors supervise which: a tree over the cells, made by `context.supervise`. Pure.
 
-A family belongs to the parent's activation: it is dissolved when that ends, and the next one founds it anew.
+A family belongs to the parent's activation: it is dissolved when that ends, and the next one founds it anew. That of a
+parent that has failed is kept until it is resumed, since they are resumed with it.
 
 | strategy of the parent's kind | restarted with the child that crashed |
 |---|---|
@@ -13,12 +14,17 @@ Source: Erlang/OTP design principles, "Supervisor Behaviour", restart strategy.
 
 from .cell import Cell
 
-__all__ = ["adopt", "dissolve", "parent_of", "restarted_with"]
+__all__ = ["adopt", "children_of", "dissolve", "parent_of", "restarted_with"]
 
 
 def parent_of(cell: Cell) -> Cell | None:
     """The cell's supervisor."""
     return cell.ties.parent if cell.ties is not None else None
+
+
+def children_of(cell: Cell) -> list[Cell]:
+    """Whom the cell supervises, in order."""
+    return list(cell.ties.children) if cell.ties is not None else []
 
 
 def adopt(parent: Cell, child: Cell) -> None:

@@ -8,8 +8,8 @@ A message that crashed its actor is not delivered again, unless its handler is r
 after the restart, until it has had ATTEMPTS_MAX attempts and goes to quarantine.
 
 Siblings that restart with it, as the parent's strategy says (families.py), do so at no cost to their own budgets. A
-parent that restarts, for whatever reason, restarts all of its children, failed ones included; one that has failed takes
-them with it.
+parent that restarts, for whatever reason, restarts all of its children, failed ones included. One that has failed takes
+them with it; they are resumed when it is.
 
 Source: Erlang/OTP supervisor principles (restart strategies, maximum restart intensity, escalation).
 """
@@ -27,7 +27,7 @@ from .dead_letters import DeadLetter, DeadLetters
 from .dispatch import Dispatcher
 from .envelope import QUEUED, SETTLED, Delivery
 from .errors import ActorFailed, Failed, Rejected, Stopping, Unknown
-from .families import dissolve, parent_of, restarted_with
+from .families import children_of, dissolve, parent_of, restarted_with
 from .lifecycle import BACKING_OFF, FAILED, LOADING, READY, STOPPED, STOPPING, Event
 from .metrics import Metrics
 from .observing import ActorCrashed, ActorGaveUp, ActorRestarting, MessageQuarantined
@@ -240,7 +240,7 @@ class Restarts:
         refusal = self.refusal(cell)
         for queued in cell.box.clear() if cell.box is not None else ():
             queued.settle(None, refusal)
-        for child in dissolve(cell):
+        for child in children_of(cell):
             if child.state in (READY, LOADING, BACKING_OFF):
                 self.give_up(child, refusal)
         self.endings.failed(cell, error)
@@ -263,8 +263,11 @@ class Restarts:
         return refusal
 
     def resume(self, cell: Cell) -> None:
-        """Give an actor that has failed or was stopped a fresh budget; its next message activates it."""
+        """Give one that has failed or was stopped, and who failed with it, a fresh budget; a message activates it."""
         if cell.state is FAILED or cell.state is STOPPED:
             cell.happen(Event.RESUME)
             if cell.health is not None:
                 cell.health.budget.reset()
+            for child in dissolve(cell):
+                if child.state is FAILED:
+                    self.resume(child)
