@@ -90,7 +90,7 @@ class Activation:
         # There may be a great many that are over in a few microseconds: of those, some are measured.
         metrics = self._metrics
         measured = cell.kind.durable and (not metrics.activations % LOADS_PER_SAMPLE or metrics.events.observers)
-        began_at = self._host.now() if measured else 0.0
+        began_at = self._host.now() if measured else None
         try:
             stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
             context = cell.context = Context(
@@ -112,14 +112,14 @@ class Activation:
             self._loaded(cell, began_at)
         else:
             self._loads += 1
-            began_at = began_at or self._host.now()
+            began_at = began_at if began_at is not None else self._host.now()
             variables = self.post.variables_for(context, None)
             self.workers.start(cell, _awaited(loading), variables, partial(self._load_ended, cell, context, began_at))
 
-    def _load_ended(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
+    def _load_ended(self, cell: Cell, context: Context, began_at: float | None, outcome: Outcome) -> None:
         self.dispatcher.run(self._finish_load, cell, context, began_at, outcome)
 
-    def _finish_load(self, cell: Cell, context: Context, began_at: float, outcome: Outcome) -> None:
+    def _finish_load(self, cell: Cell, context: Context, began_at: float | None, outcome: Outcome) -> None:
         self._loads -= 1
         if cell.context is not context:  # stopped or restarted while it loaded
             self._probe_again(cell)
@@ -141,7 +141,7 @@ class Activation:
             self._begin(cell)
             self.dispatcher.ready(cell)
 
-    def _loaded(self, cell: Cell, began_at: float) -> None:
+    def _loaded(self, cell: Cell, began_at: float | None) -> None:
         context = cell.context
         if context is None:  # its own load has killed it
             self._probe_again(cell)
@@ -154,7 +154,7 @@ class Activation:
         cell.happen(LOADED)
         cell.handlers = context.instance.handlers
         self._metrics.activations += 1
-        if began_at or self._metrics.events.observers:
+        if began_at is not None or self._metrics.events.observers:
             self._note_loaded(cell, began_at)
         if not self.breaker.closed:
             self._store_answered(cell)
@@ -165,9 +165,10 @@ class Activation:
         elif context.outputs is not None:
             release_all(context.take_outputs())
 
-    def _note_loaded(self, cell: Cell, began_at: float) -> None:
-        duration_s = max(self._host.now() - began_at, 0.0) if began_at else 0.0
-        if began_at:
+    def _note_loaded(self, cell: Cell, began_at: float | None) -> None:
+        duration_s = 0.0
+        if began_at is not None:
+            duration_s = max(self._host.now() - began_at, 0.0)
             self._metrics.loads.add(duration_s)
         if self._metrics.events.observers:
             self._metrics.events.tell(ActorActivated(cell.id, duration_s))

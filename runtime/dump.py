@@ -13,7 +13,7 @@ from heapq import nsmallest
 from msgspec import Struct
 
 from .cell import Cell
-from .envelope import SETTLED, Delivery
+from .envelope import QUEUED, SETTLED, Delivery
 from .identity import ActorId
 from .introspect import ActorStatistics, Inspection, RuntimeStatistics
 from .lifecycle import State
@@ -45,7 +45,7 @@ class Wait(Struct, frozen=True):
 
 
 class WaitingMessage(Struct, frozen=True):
-    """A message without an answer. `where` is "queued", "running", or "owed"; `age_s` since it was sent, or begun."""
+    """A message without an answer. `where` is "queued", "running" or "owed"; `age_s` since it was queued, or begun."""
 
     number: int
     to: str
@@ -88,9 +88,9 @@ def dump(inspection: Inspection, *, waits: list[tuple[ActorId, ActorId]], actors
     oldest: list[tuple[float, int, Delivery]] = []
     for cell in cells:
         if _busy(cell) or (inspection.children is not None and inspection.children.has(cell.id)):
-            open_now = [(_since(each, now), each.number, each) for each in _unanswered(cell)]
-            first = min(open_now)[:2] if open_now else (now, 0)
-            busy.append((*first, cell))
+            open_now = [(_since(each), each.number, each) for each in _unanswered(cell)]
+            since, number = min(open_now)[:2] if open_now else (now, 0)
+            busy.append((since, number, cell))
             oldest = nsmallest(_MESSAGES_MAX, [*oldest, *open_now])
     targets: dict[ActorId, list[ActorId]] = defaultdict(list)
     for waiter, target in waits:
@@ -126,9 +126,8 @@ def _unanswered(cell: Cell) -> Iterator[Delivery]:
         yield from (delivery for delivery in cell.context.owed or () if delivery.phase is not SETTLED)
 
 
-def _since(delivery: Delivery, now: float) -> float:
-    # One that was handled in place was never queued.
-    return delivery.queued_at or delivery.began_at or now
+def _since(delivery: Delivery) -> float:
+    return delivery.queued_at if delivery.phase is QUEUED else delivery.began_at
 
 
 def _message(delivery: Delivery, now: float) -> WaitingMessage:
@@ -138,7 +137,7 @@ def _message(delivery: Delivery, now: float) -> WaitingMessage:
         message=type(delivery.message).__name__,
         sender=str(delivery.sender) if delivery.sender is not None else None,
         where={"held": "owed"}.get(phase := delivery.phase.name.lower(), phase),
-        age_s=max(now - _since(delivery, now), 0.0),
+        age_s=max(now - _since(delivery), 0.0),
     )
 
 

@@ -35,7 +35,7 @@ _log = logging.getLogger("callboard.runtime")
 
 
 class ActorActivated(Struct, frozen=True):
-    """An actor has come into memory, which took so long."""
+    """An actor has come into memory, which took so long; 0 where it read nothing."""
 
     id: ActorId
     duration_s: float

@@ -2,7 +2,8 @@
 
 `ScriptedModel` is a `Model` without I/O, for tests in virtual time, which `run_in_virtual_time` gives on both backends.
 `FakeUpstream` is a real HTTP server with faults to order, for tests of the whole way:
-`OpenAIChat(base_url=upstream.url, model="fake")`.
+`OpenAIChat(base_url=upstream.url, model="fake")`. `crash_next`, `fail_commit` and `fail_read` order faults within a
+runtime, and `until_quiet` waits until it has come to rest.
 """
 
 from collections import deque
@@ -17,6 +18,7 @@ from callboard.actors.model import Delta, ModelAnswer, ModelRequest, OnDelta
 
 from .fake_answers import Body, FaultKind, Script, ScriptStep, UpstreamAnswer, answer, fault, refuse, words_of
 from .fake_upstream import FakeUpstream
+from .faults import crash_next, fail_commit, fail_read, until_quiet
 from .virtual_time import Stuck, run_in_virtual_time
 
 __all__ = [
@@ -31,10 +33,14 @@ __all__ = [
     "Stuck",
     "UpstreamAnswer",
     "answer",
+    "crash_next",
+    "fail_commit",
+    "fail_read",
     "fault",
     "model_answer",
     "refuse",
     "run_in_virtual_time",
+    "until_quiet",
 ]
 
 ModelStep: TypeAlias = ModelAnswer | str | BaseException
