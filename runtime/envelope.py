@@ -84,7 +84,8 @@ class Delivery(Struct, eq=False):
         admitted: the mailbox has taken it; False while it waits for space.
         value, error: the outcome, once settled.
         waker: wakes the task that waits.
-        on_settled: called with this once settled (plain, short, must not raise).
+        on_settled: called with this once settled, where nobody awaits it only with an error (plain, short, must not
+            raise).
     """
 
     to: ActorId
@@ -94,16 +95,16 @@ class Delivery(Struct, eq=False):
     chain: tuple[ActorId, ...] = ()
     deadline: float = math.inf
     awaited: bool = True
+    admitted: bool = False
+    on_settled: "Callable[[Delivery], None] | None" = None
     size_bytes: int = MESSAGE_BYTES_DEFAULT
     attempt: int = 1
     queued_at: float = 0.0
     began_at: float = 0.0
     phase: Phase = QUEUED
-    admitted: bool = False
     value: Any = None
     error: BaseException | None = None
     waker: Waker | None = None
-    on_settled: "Callable[[Delivery], None] | None" = None
     key: str | None = None
     trace: str | None = None
 
@@ -116,7 +117,7 @@ class Delivery(Struct, eq=False):
         self.error = error
         if self.waker is not None:
             self.waker.wake()
-        if self.on_settled is not None:
+        if self.on_settled is not None and (self.awaited or error is not None):
             self.on_settled(self)
         return True
 

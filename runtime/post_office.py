@@ -59,6 +59,7 @@ class PostOffice:
     """The `Post` of ref.py.
 
     Attributes:
+        cell: the present cell of an id that was checked.
         accepting: False once the runtime is closing: only what is part of work under way may still send.
         waits: who waits for whom, among actors in whose handlers somebody asks.
     """
@@ -84,6 +85,8 @@ class PostOffice:
         self._endings = endings
         self._residency = residency
         self._dead_letters = dead_letters
+        self.cell = registry.at
+        self._bury = self._tell_ended  # bound once, not for each tell
         self._wakers: list[Waker] = []
         self._deadlines = Deadlines(timers, self._expire)
         self._numbers = count(1)
@@ -91,10 +94,6 @@ class PostOffice:
         self.waits = WaitGraph[ActorId]()
 
     # Sending --------------------------------------------------------------------------------------------------------
-
-    def cell(self, id: ActorId) -> Cell:
-        """The present cell of an id that was checked."""
-        return self._registry.at(id)
 
     def next_number(self) -> int:
         """The next number of the sequence in which requests come."""
@@ -106,7 +105,6 @@ class PostOffice:
         message: Request[Any],
         timeout_s: float,
         overflow: TellOverflow = "wait",
-        *,
         awaited: bool = True,
     ) -> Delivery:
         """Handle a message in place, or queue it and run what is runnable.
@@ -131,18 +129,17 @@ class PostOffice:
                 if cell.state is ABSENT and not (cell.box or cell.gate):
                     self._supervisor.activation.activate(cell)
                 handler = cell.handlers.get(type(message))
+                box = cell.box
                 if (
                     handler is not None
                     and cell.state is READY
                     and cell.running is None
-                    and not (cell.box is not None and cell.box.length)
+                    and (box is None or not box.length)
                 ):
                     now = self._now()
                     number = next(self._numbers)
-                    delivery = Delivery(cell.id, message, number, None, (), now + timeout_s, awaited)
-                    delivery.admitted = True
-                    if not awaited:
-                        delivery.on_settled = self._tell_ended
+                    on_settled = None if awaited else self._bury
+                    delivery = Delivery(cell.id, message, number, None, (), now + timeout_s, awaited, True, on_settled)
                     cell.used_at = number
                     self._supervisor.handle(cell, delivery, handler, now)
                     return delivery
@@ -155,6 +152,8 @@ class PostOffice:
     def _post_by_mailbox(
         self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool
     ) -> Delivery:
+        if cell.state is GONE:  # pushed out by what its own load sent
+            cell = self._registry.at(cell.id)
         place = _current_place.get()
         inside = place is not None and place[0] is self
         chain: tuple[ActorId, ...] = place[1] if place is not None and inside else ()
@@ -171,7 +170,7 @@ class PostOffice:
             deadline = min(deadline, place[2])
         delivery = Delivery(cell.id, message, next(self._numbers), sender, deadline=deadline, awaited=awaited)
         if not awaited:
-            delivery.on_settled = self._tell_ended
+            delivery.on_settled = self._bury
         else:
             delivery.chain = chain  # nobody waits for what comes of a tell
             if sender is not None:
@@ -205,7 +204,7 @@ class PostOffice:
     ) -> None:
         """A message between actors: never refused while the runtime drains, never waits; a full mailbox queues it."""
         delivery = Delivery(to, message, next(self._numbers), sender, awaited=on_settled is not None)
-        delivery.on_settled = on_settled or self._tell_ended
+        delivery.on_settled = on_settled or self._keep_dead  # it never waits for space, so it is accepted
         self._enqueue(self._registry.cell(to.kind, to.key), delivery, self._now(), overflow="wait")
 
     def signal(
@@ -242,10 +241,12 @@ class PostOffice:
         self._dispatcher.run()
 
     def _tell_ended(self, delivery: Delivery) -> None:
-        """A message that nobody awaits is settled: where it came to nothing after it was accepted, keep it."""
+        """A tell from outside or from an async handler came to nothing: where it was accepted before, keep it."""
+        if delivery.admitted:
+            self._keep_dead(delivery)
+
+    def _keep_dead(self, delivery: Delivery) -> None:
         error = delivery.error
-        if error is None or not delivery.admitted:
-            return
         causes: list[DeadLetterCause] = [cause for kind, cause in _CAUSES if isinstance(error, kind)]
         self._dead_letters.add(
             DeadLetter(
@@ -301,6 +302,8 @@ class PostOffice:
         """Return once the mailbox has the delivery; raises where it was rejected instead."""
         waker = delivery.waker = self._backend.waker()
         timer = None
+        if delivery.sender is not None:
+            self.waits.add(delivery.sender, delivery.to)
         if delivery.deadline != math.inf:  # of its own: once it is admitted, nobody waits for the deadline
             timer = self._timers.at(delivery.deadline, partial(self._expire, delivery))
         try:
@@ -309,6 +312,8 @@ class PostOffice:
         finally:
             if timer is not None:
                 timer.cancel()
+            if delivery.sender is not None:
+                self.waits.remove(delivery.sender, delivery.to)
             if not (delivery.admitted or delivery.phase is SETTLED):  # cancelled
                 self.give_up(delivery)
         if not delivery.admitted and isinstance(delivery.error, Rejected):

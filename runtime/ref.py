@@ -55,13 +55,7 @@ class Post(Protocol):
     def cell(self, id: ActorId) -> Cell: ...
 
     def post(
-        self,
-        cell: Cell,
-        message: Request[Any],
-        timeout_s: float,
-        overflow: TellOverflow = "wait",
-        *,
-        awaited: bool = True,
+        self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, awaited: bool
     ) -> Delivery: ...
 
     async def checkpoint(self) -> None: ...
@@ -159,7 +153,7 @@ class Ref:
         cell = self._cell
         if cell is None or cell.state is GONE:
             cell = self._present()
-        delivery = self._post.post(cell, message, timeout_s, overflow)
+        delivery = self._post.post(cell, message, timeout_s, overflow, True)
         if delivery.phase is not SETTLED:
             await self._post.wait_settled(delivery, timeout_s)
         elif not delivery.number % ASKS_PER_CHECKPOINT:
@@ -177,7 +171,7 @@ class Ref:
         Raises:
             Stopping, CyclicAsk: it was not sent. All other errors come when it is waited for.
         """
-        delivery = self._post.post(self._present(), message, timeout_s, overflow)
+        delivery = self._post.post(self._present(), message, timeout_s, overflow, True)
         return PendingReply(self._post, delivery, timeout_s)
 
     async def tell(
@@ -195,7 +189,10 @@ class Ref:
 
         Cancellation: while it waits for space, nothing happened; it never waits afterwards.
         """
-        delivery = self._post.post(self._present(), message, timeout_s, overflow, awaited=False)
+        cell = self._cell
+        if cell is None or cell.state is GONE:
+            cell = self._present()
+        delivery = self._post.post(cell, message, timeout_s, overflow, False)
         if not delivery.admitted:
             await self._post.wait_admitted(delivery)
         elif not delivery.number % ASKS_PER_CHECKPOINT:

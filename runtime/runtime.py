@@ -205,11 +205,15 @@ class Runtime(Showing):
 
         Raises:
             LookupError: no message of this number is there.
-            Stopping: the runtime is not open.
+            Stopping, ActorFailed: the runtime is not open, or its actor takes no message; it stays in quarantine.
         """
         if not self._open:
             raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
-        poison = self._restarts.quarantine.take(number)
+        poison = self.quarantine.inspect(number)
+        cell = self._registry.at(poison.to)
+        if cell.refuses:
+            raise self._restarts.refusal(cell)
+        self.quarantine.take(number)
         self._post.send(poison.to, poison.message, sender=None)
 
     def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:

@@ -137,8 +137,19 @@ class Supervisor:
             if handler.is_async:
                 delivery.began_at = now
                 self._start(cell, handler, delivery, result)
-            else:
+            elif context.outputs is not None or context.staged is not None or cell.gate or type(result) is Ticket:
                 self._finish(cell, handler, delivery, result)
+            else:
+                context.delivery = None  # an idle actor keeps neither message nor reply in memory
+                if (
+                    delivery.phase is RUNNING
+                    and delivery.waker is None
+                    and (delivery.on_settled is None or not delivery.awaited)
+                ):
+                    delivery.phase = SETTLED  # what settle does where there is nobody to tell, without the call
+                    delivery.value = result
+                elif not delivery.settle(result, None):
+                    self._dead_letters.late_replies += 1
 
     def sample(self, period: int) -> None:
         """Note how long the last handler took, if its message is one of each `period`; see Metrics."""
@@ -198,7 +209,7 @@ class Supervisor:
     def _finish(self, cell: Cell, handler: Handler, delivery: Delivery, result: Any) -> None:
         context = cell.context
         assert context is not None
-        context.delivery = None  # an idle actor keeps neither message nor reply in memory
+        context.delivery = None
         if context.outputs is None and context.staged is None and not cell.gate and type(result) is not Ticket:
             if not delivery.settle(result, None):
                 self._dead_letters.late_replies += 1
@@ -279,6 +290,8 @@ class Supervisor:
 
     def _stop_work(self, cell: Cell, delivery: Delivery) -> None:
         context = cell.context
+        if delivery.phase is HELD and not (context is not None and context.owed and delivery in context.owed):
+            self._dead_letters.late_replies += 1  # it was given, and waits for its commit
         if context is None:
             return
         handler = context.instance.handlers.get(type(delivery.message))

@@ -20,7 +20,7 @@ Prior art: greenlet-style trampolines; FACTS.md, "Messaging" (0.81 us against 9.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ __all__ = ["Backend", "Resumed", "Seat", "Waker", "current_backend"]
 class Waker(Protocol):
     """Lets one task wait until somebody wakes it. A wake that comes first is kept."""
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Return once woken; at once where it already was. Cancellation: nothing is lost, a later wake is harmless."""
         ...
 
@@ -60,7 +60,7 @@ class Resumed(Struct):
 class Seat(Protocol):
     """Where a task is parked until there is work for it."""
 
-    async def park(self) -> Resumed | None:
+    def park(self) -> Awaitable[Resumed | None]:
         """Return once woken: None after `wake`, else how to go on with what `step` has begun.
 
         Cancellation: where nothing was begun it is raised here, else it is handed on within Resumed.

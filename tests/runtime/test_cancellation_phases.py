@@ -296,7 +296,6 @@ def test_a_commit_is_never_interrupted_by_a_caller_that_goes(
     run_in_real_time(body)
 
 
-@pytest.mark.xfail(strict=True, reason="HeldReply.release drops a reply that is late without counting it")
 def test_a_reply_whose_caller_went_while_its_commit_was_in_flight_is_counted_as_late(run_in_real_time: Run) -> None:
     async def body() -> None:
         store = HeldStore()

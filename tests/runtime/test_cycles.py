@@ -253,7 +253,6 @@ def test_a_tell_to_a_full_mailbox_of_one_that_waits_for_the_teller_is_refused(ru
     run(body)
 
 
-@pytest.mark.xfail(strict=True, reason="a tell that waits for space is not in the wait-for graph")
 def test_asking_one_that_waits_for_space_in_the_askers_mailbox_is_a_circle(run: Run) -> None:
     async def body() -> None:
         async with a_runtime(mailbox_count_max=1) as runtime:

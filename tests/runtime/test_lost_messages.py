@@ -208,7 +208,6 @@ def test_tells_that_are_queued_when_the_budget_is_spent_are_dead_letters(run: Ru
     run(body)
 
 
-@pytest.mark.xfail(strict=True, reason="PostOffice._tell_ended keeps only what was admitted, also for context.tell")
 def test_what_an_actor_tells_one_that_takes_no_message_is_a_dead_letter(run: Run) -> None:
     async def body() -> None:
         async with a_runtime([], restart=RestartPolicy(restarts_max=0)) as runtime:
@@ -222,7 +221,6 @@ def test_what_an_actor_tells_one_that_takes_no_message_is_a_dead_letter(run: Run
     run(body)
 
 
-@pytest.mark.xfail(strict=True, reason="PostOffice._tell_ended keeps only what was admitted, also for context.tell")
 def test_what_an_actor_tells_a_full_one_waits_and_dies_with_it(run: Run) -> None:
     async def body() -> None:
         async with a_runtime([], mailbox_count_max=1) as runtime:

@@ -305,15 +305,12 @@ def test_caps_that_leave_room_for_nobody_are_refused(caps: dict[str, Any]) -> No
         Runtime(MemoryStore, **caps)
 
 
-GONE_AND_POSTED = "PostOffice._post_by_mailbox takes a cell that is GONE; the registry has the one of now"
-
-
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
         (Use(), 1),
         (Greet("other"), None),
-        pytest.param(Unheard(), TypeError, marks=pytest.mark.xfail(strict=True, reason=GONE_AND_POSTED)),
+        (Unheard(), TypeError),
     ],
 )
 def test_an_actor_that_is_pushed_out_by_what_its_own_load_sends_still_answers(

@@ -4,9 +4,13 @@ from threading import Thread
 import anyio
 import pytest
 
-from callboard.runtime.waking import Backend, current_backend
+from callboard.runtime.waking import Backend, Waker, current_backend
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+async def _wait_for(waker: Waker) -> None:
+    await waker.wait()
 
 
 def test_a_wake_that_comes_first_is_kept_once(run: Run) -> None:
@@ -30,7 +34,7 @@ def test_a_cancelled_wait_leaves_a_waker_that_works(run: Run) -> None:
             await waker.wait()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(waker.wait)
+            tasks.start_soon(_wait_for, waker)
             await anyio.wait_all_tasks_blocked()
             waker.wake()
 
@@ -41,7 +45,7 @@ def test_a_wake_and_a_cancellation_at_once_lose_neither(run: Run) -> None:
     async def body() -> None:
         waker = current_backend().waker()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(waker.wait)
+            tasks.start_soon(_wait_for, waker)
             await anyio.wait_all_tasks_blocked()
             waker.wake()
             tasks.cancel_scope.cancel()
