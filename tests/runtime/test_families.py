@@ -44,7 +44,8 @@ class Crash(Request[None], frozen=True):
 
 
 class Sleep(Request[None], frozen=True):
-    pass
+    seconds: float = 1000.0
+    deaf: bool = False
 
 
 class Supervise(Request[None], frozen=True):
@@ -79,9 +80,11 @@ class Member(Actor):
         raise Broken
 
     @handles(Sleep)
-    async def sleep(self, _message: Sleep, context: Context) -> None:
+    async def sleep(self, message: Sleep, context: Context) -> None:
         context.stage(head=b"never stored")
-        await anyio.sleep(1000.0)
+        with anyio.CancelScope(shield=message.deaf):
+            await anyio.sleep(message.seconds)
+        self.log.append("woke")
 
     @handles(Supervise)
     def supervise(self, message: Supervise, context: Context) -> None:
@@ -183,6 +186,26 @@ def test_what_a_sibling_was_doing_fails_with_the_reason_and_its_queue_is_kept(
             with pytest.raises(Failed, match=r"child:c was restarted .* child:b, which crashed with Broken"):
                 await running.wait()
             await queued.wait()
+            assert family.store.load("child:c") is None
+
+    run(body)
+
+
+def test_a_sibling_restarts_when_its_handler_has_ended_also_one_that_cannot_be_cancelled(run: Run) -> None:
+    async def body() -> None:
+        family = Family("one_for_all")
+        async with family.runtime:
+            await family.gather()
+            running = family.member("c").ask_nowait(Sleep(20.0, deaf=True))
+            await anyio.wait_all_tasks_blocked()
+            await family.crash("b")
+            queued = family.member("c").ask_nowait(Ping())
+
+            with pytest.raises(Failed):
+                await running.wait()
+            assert sorted(await family.settle()) == ["a", "b", "d"]
+            await queued.wait()
+            assert family.log == ["woke", "c"]
             assert family.store.load("child:c") is None
 
     run(body)
