@@ -12,13 +12,16 @@ At least once: what the handler stages has the row moved on as well (reminding.p
 says that the reminder is due, whoever dies meanwhile; afterwards it says that it is not. What became of a firing is
 never guessed from its outcome: once it is settled, the row is read again.
 
-At most one firing of a reminder at a time: what is taken is not taken again.
+At most one firing of a reminder at a time: what is taken is not taken again. And one of an actor: its next is sent when
+the loop has come round. So reminders that keep their actor busier than their periods allow for still let every other
+message be one of others, although signals go before those.
 
 Source: Orleans reminders; here the acknowledgement is in the handler's own transaction.
 """
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -68,16 +71,13 @@ class Reminders:
         self._open = False
         self._taken: dict[Key, int] = {}  # with the number of attempts that came to nothing
         self._retrying: dict[Key, Timer] = {}
+        self._lines: dict[str, deque[Key]] = {}  # by stream that has a firing: those that wait for its end
         self._after: bytes | None = None  # the place in the index up to which all is taken, or is gone
         self._passed_ms = -1  # the time of the entry there
         self._wake_ms = 0
         self._timer: Timer | None = None
         self._full = False
         self._putting_off = False
-
-    def __len__(self) -> int:
-        """How many reminders are due and unfinished."""
-        return len(self._taken)
 
     def start(self) -> None:
         """Fire from now on. What is overdue goes first, once the event loop has come round: kinds may come until then.
@@ -176,25 +176,32 @@ class Reminders:
         return self._host.at(self._host.now() + delay_s, partial(self._fire, key))
 
     def _fire(self, key: Key) -> None:
-        """Send the signal, if the row of a reminder that is taken still says that it is due."""
+        """Send the signal of a reminder that is taken, or queue it where its actor has one."""
+        self._retrying.pop(key, None)
+        line = self._lines.get(key[0])
+        if line is not None:
+            line.append(key)
+        else:
+            self._lines[key[0]] = deque()
+            self._send(key)
+
+    def _send(self, key: Key) -> None:
         if not self._open:
             return
-        self._retrying.pop(key, None)
+        stream, name = key
         try:
             record = self._read(key)
-        except StoreError as error:
+            if record is None or record.due_ms > self._host.wall_ms():
+                self._done(key, record)
+            else:
+                kind, _, actor_key = stream.partition(":")
+                signal = Reminder(name=name, due_ms=record.due_ms, missed=record.missed(self._host.wall_ms()))
+                settled = partial(self._settled, key, record.due_ms)
+                self._host.signal(ActorId(kind, actor_key), signal, on_settled=settled)
+                return
+        except (StoreError, Rejected) as error:
             self._failed(key, error)
-            return
-        if record is None or record.due_ms > self._host.wall_ms():
-            self._done(key, record)
-            return
-        stream, name = key
-        kind, _, actor_key = stream.partition(":")
-        signal = Reminder(name=name, due_ms=record.due_ms, missed=record.missed(self._host.wall_ms()))
-        try:
-            self._host.signal(ActorId(kind, actor_key), signal, on_settled=partial(self._settled, key, record.due_ms))
-        except Rejected as error:
-            self._failed(key, error)
+        self._next(stream)
 
     def _settled(self, key: Key, due_ms: int, delivery: "Delivery") -> None:
         """A firing has its outcome; what that was, the row says."""
@@ -202,13 +209,20 @@ class Reminders:
             return
         try:
             record = self._read(key)
+            if record is not None and record.due_ms == due_ms:
+                self._failed(key, delivery.error)
+            else:
+                self._done(key, record)
         except StoreError as error:
             self._failed(key, error)
-            return
-        if record is not None and record.due_ms == due_ms:
-            self._failed(key, delivery.error)
+        self._next(key[0])
+
+    def _next(self, stream: str) -> None:
+        """The actor is free for its next reminder, after the messages that it may have; see the module's text."""
+        if self._lines[stream]:
+            self._host.at(self._host.now(), partial(self._send, self._lines[stream].popleft()))
         else:
-            self._done(key, record)
+            del self._lines[stream]
 
     def _read(self, key: Key) -> ReminderRecord | None:
         try:
