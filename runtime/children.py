@@ -50,9 +50,14 @@ class Children:
         return list(self._scopes.get(owner, ()))
 
     def spawn(self, owner: ActorId, tag: Any, work: Callable[[], Awaitable[Any]]) -> None:
-        """Start `work`; `tag` is the owner's name for it and not in use."""
+        """Start `work`.
+
+        Raises:
+            ValueError: a child of this tag has not ended yet.
+        """
         own = self._scopes.setdefault(owner, {})
-        assert tag not in own, f"{owner} has a child {tag!r} already"
+        if tag in own:
+            raise ValueError(f"{owner} has a child {tag!r} that has not ended; wait for its ChildEnded")
         scope = own[tag] = anyio.CancelScope()
         if self._cutting is not None:
             scope.cancel()

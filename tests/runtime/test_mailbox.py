@@ -57,6 +57,7 @@ class MailboxMachine(RuleBasedStateMachine):
     @rule(size_bytes=st.integers(0, 2 * BYTES_MAX), wait=st.booleans())
     def offer(self, size_bytes: int, wait: bool) -> None:
         delivery = self._next(size_bytes)
+        delivery.awaited = False
         offered = self.mailbox.offer(delivery, wait=wait)
         if not self.model.lobby and self.model.fits(delivery):
             assert offered is Offered.QUEUED
@@ -82,6 +83,23 @@ class MailboxMachine(RuleBasedStateMachine):
         assert taken is expected
         if taken is not None:
             self.taken.append(taken)
+
+    @rule(size_bytes=st.integers(0, BYTES_MAX))
+    def offer_awaited(self, size_bytes: int) -> None:
+        delivery = self._next(size_bytes)
+        delivery.awaited = True
+        fits = not self.model.lobby and self.model.fits(delivery)
+        assert self.mailbox.offer(delivery) is (Offered.QUEUED if fits else Offered.WAITING)
+        (self.model.user if fits else self.model.lobby).append(delivery)
+
+    @rule()
+    def drop_oldest(self) -> None:
+        droppable = [delivery for delivery in self.model.user if not delivery.awaited]
+        dropped = self.mailbox.drop_oldest()
+        assert dropped is (droppable[0] if droppable else None)
+        if dropped is not None:
+            self.model.user.remove(dropped)
+            self.model.move_in()
 
     @precondition(lambda self: self.model.user or self.model.lobby)
     @rule(data=st.data())

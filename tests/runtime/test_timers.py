@@ -71,3 +71,62 @@ async def test_thousands_of_cancelled_timers_do_not_stay_in_memory(autojump_cloc
     stored = timers._heap  # pyright: ignore[reportPrivateUsage] - how much stays in memory shows nowhere else
     assert len(stored) < 3000
     assert len(timers) == 0
+
+
+async def test_what_a_timer_sets_for_now_comes_next_round_so_that_others_run(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    timers = Timers(current_backend())
+    fired = 0
+
+    def again() -> None:
+        nonlocal fired
+        fired += 1
+        timers.at(autojump_clock.current_time(), again)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.serve)
+        timers.at(autojump_clock.current_time(), again)
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+
+        assert 20 < fired <= 102
+        nursery.cancel_scope.cancel()
+
+
+async def test_thousands_of_timers_that_are_due_at_once_let_others_run_in_between(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    timers = Timers(current_backend())
+    fired: list[int] = []
+    seen: set[int] = set()
+    when = autojump_clock.current_time() + 10
+    for number in range(2000):
+        timers.at(when, lambda number=number: fired.append(number))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.serve)
+        await trio.sleep(10)
+        while len(fired) < 2000:
+            seen.add(len(fired))
+            await trio.lowlevel.checkpoint()
+
+        assert fired == list(range(2000))
+        assert len(seen) > 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_timer_that_was_cancelled_wakes_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    timers = Timers(current_backend())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.serve)
+        made = [timers.at(autojump_clock.current_time() + delay, lambda: None) for delay in range(10, 500)]
+        for timer in made:
+            timer.cancel()
+        timers.at(autojump_clock.current_time() + 1, lambda: None)
+        await trio.sleep(2)
+
+        stored = timers._heap  # pyright: ignore[reportPrivateUsage] - a wake-up in vain shows nowhere else
+        assert stored == []
+        nursery.cancel_scope.cancel()

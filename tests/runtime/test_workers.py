@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Literal
 
 import anyio
@@ -75,7 +75,7 @@ def worked(value: object, seconds: float = 1.0) -> Callable[[], Awaitable[object
     return work
 
 
-def failing(error: BaseException, when: When) -> Callable[[], Awaitable[object]]:
+def failing(error: BaseException, when: When) -> Callable[[], Coroutine[Any, Any, object]]:
     async def work() -> object:
         if when == "later":
             await anyio.sleep(1.0)
@@ -237,9 +237,8 @@ def test_a_group_of_errors_from_a_handlers_tasks_is_its_crash(run: Run, when: Wh
                 await warm(runtime)
             with pytest.raises(Failed) as raised:
                 await runtime.actor("hand", "a").ask(Do(group))
-            cause = raised.value.__cause__
-            assert isinstance(cause, ExceptionGroup)
-            assert [type(error) for error in cause.exceptions] == [ValueError]  # type: ignore[misc] - of errors
+            assert "ExceptionGroup" in repr(raised.value.__cause__)
+            assert "ValueError('one')" in repr(raised.value.__cause__)
 
             assert await runtime.actor("hand", "a").ask(Do(worked("next"))) == "next"
             assert runtime.inspect("hand", "a").restarts == 1
