@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -193,7 +194,7 @@ def test_a_delivery_is_settled_once_and_tells_so_once() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"mailbox_count_max": 0}, {"mailbox_bytes_max": 0}])
-def test_a_kind_whose_mailboxes_could_hold_nothing_is_refused(bounds: dict[str, int]) -> None:
+def test_a_kind_whose_mailboxes_could_hold_nothing_is_refused(bounds: dict[str, Any]) -> None:
     make: Callable[..., ActorKind] = partial(ActorKind, "kind", Actor)
 
     with pytest.raises(ValueError, match="at least 1 message"):
