@@ -94,7 +94,7 @@ class Residency:
 
     def entered(self, cell: Cell) -> None:
         """The cell was activated: count it, and make room for it."""
-        if cell.kind.idle_s == math.inf or cell.state is not READY:  # what its load sent out may have ended it
+        if cell.kind.idle_s == math.inf or cell.state is not READY:  # its arrival may have set off its end
             return
         self.count += 1
         self.size_bytes += 1
@@ -131,6 +131,7 @@ class Residency:
     def passivate(self, cell: Cell) -> bool:
         """Give the activation up if nothing is under way; False where it stays."""
         if not self._may_go(cell):
+            self._forget(cell, self._host.now())  # one that is not there may have been made by the asking
             return False
         assert cell.context is not None
         cell.context.end()

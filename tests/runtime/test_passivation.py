@@ -212,6 +212,7 @@ def test_the_next_message_finds_what_was_stored_by_refs_made_before_and_after(ru
 def test_a_ref_takes_its_actor_out_of_memory_at_once(run: Run) -> None:
     async def body() -> None:
         async with a_runtime() as runtime:
+            assert not runtime.actor("counter", "never used").passivate()
             counter = runtime.actor("counter", "k")
             await counter.ask(Add(3))
             epoch = runtime.inspect("counter", "k").epoch

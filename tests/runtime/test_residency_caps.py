@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -114,6 +114,11 @@ async def use(runtime: Runtime, keys: str, kind: str = "guest") -> None:
         await runtime.actor(kind, key).ask(Use())
 
 
+async def use_all(runtime: Runtime, keys: Sequence[str]) -> None:
+    for key in keys:
+        await runtime.actor("guest", key).ask(Use())
+
+
 def test_over_the_cap_the_least_recently_used_leaves(run: Run) -> None:
     async def body() -> None:
         async with a_runtime(actors_max=3) as runtime:
@@ -148,6 +153,20 @@ def test_who_is_in_memory_is_what_an_exact_list_of_the_last_uses_says(actors_max
             assert set(present(runtime, "abcdefghijklmnopqrstuvwxyz")) == set(model)
 
     anyio.run(body, backend="trio")
+
+
+def test_one_that_is_used_after_it_was_found_to_be_old_does_not_leave(run: Run) -> None:
+    async def body() -> None:
+        async with a_runtime(actors_max=32) as runtime:
+            keys = [f"k{number}" for number in range(32)]
+            await use_all(runtime, keys)
+            await use(runtime, "a")  # one look finds several of the oldest: k0 leaves, k1 and k2 are next
+            await use_all(runtime, ["k1"])
+            await use(runtime, "b")
+
+            assert [key for key in keys if runtime.inspect("guest", key).state != "ready"] == ["k0", "k2"]
+
+    run(body)
 
 
 def test_a_message_from_another_actor_is_a_use_and_a_tick_is_none(run: Run) -> None:
