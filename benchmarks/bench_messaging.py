@@ -15,8 +15,8 @@ The JSON lines before it have the figures: microseconds per operation, or what t
     ask        one caller, one actor, plain handler that answers at once; with the default deadline, and without
     async      the same with an async handler that does not wait
     waits      with an async handler that waits once for the loop; one caller, and 50 callers on it
-    many       1 000 callers, each of which asks 20 of 1 000 actors in turn
-    tells      100 senders tell one actor 20 times each; until all is handled
+    many       1 000 callers, each of which asks 50 of 1 000 actors in turn
+    tells      100 senders tell one actor 100 times each; until all is handled
     memory     bytes by tracemalloc (all that Python allocates) and tasks per idle actor, over 100 000
     create     10 000 actors by their first message
     live       asks beside 100 000 live actors: to the 100 that were there before (`same_100`: what the runtime itself

@@ -371,12 +371,12 @@ class Rows:
             actors = [kind(same) for _ in range(1000)]
 
             async def caller(first: int, actors: list[Bare]) -> None:
-                for number in range(first, first + 20):
+                for number in range(first, first + 50):
                     await actors[number % 1000].ask(first)
 
             async with served(actors):
                 callers = [partial(caller, number, actors) for number in range(1000)]
-                crowd = partial(together_us, callers, operations=1000 * 20)
+                crowd = partial(together_us, callers, operations=1000 * 50)
                 figures[f"{name}_many_us"] = await repeated(load.seconds, crowd)
         return figures
 
@@ -387,12 +387,12 @@ class Rows:
             actor = kind(counting.handle)
 
             async def send(actor: Bare) -> None:
-                for _ in range(20):
+                for _ in range(100):
                     await actor.tell(1)
 
             async def once(counting: Counting, senders: list[Callable[[], Awaitable[None]]]) -> float:
-                counting.begin(100 * 20)
-                return await together_us([counting.done.wait, *senders], operations=100 * 20)
+                counting.begin(100 * 100)
+                return await together_us([counting.done.wait, *senders], operations=100 * 100)
 
             async with served([actor]):
                 crowd = partial(once, counting, [partial(send, actor)] * 100)
@@ -424,12 +424,12 @@ class Rows:
             board = kind(Board().handle)
 
             async def agent(board: Bare) -> None:
-                for _ in range(5):
+                for _ in range(50):
                     await board.ask("a line of text")
                     await board.ask(10)
 
             async with served([board]):
-                crowd = partial(together_us, [partial(agent, board)] * 50, operations=50 * 10)
+                crowd = partial(together_us, [partial(agent, board)] * 50, operations=50 * 100)
                 figures[f"{name}_hot_us"] = await repeated(load.seconds, crowd)
         return figures
 

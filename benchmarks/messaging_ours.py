@@ -161,11 +161,11 @@ async def many(load: Load) -> Figures:
 
         async def caller(first: int) -> None:
             message = Echo(first)
-            for number in range(first, first + 20):
+            for number in range(first, first + 50):
                 await refs[number % 1000].ask(message)
 
         callers = [partial(caller, number) for number in range(1000)]
-        return {"many_us": await repeated(load.seconds, partial(together_us, callers, operations=1000 * 20))}
+        return {"many_us": await repeated(load.seconds, partial(together_us, callers, operations=1000 * 50))}
 
 
 class Counting(Actor):
@@ -195,15 +195,15 @@ async def tells(load: Load) -> Figures:
         await counting.ask(Echo(0))
 
         async def send() -> None:
-            for _ in range(20):
+            for _ in range(100):
                 await counting.tell(Echo(1))
 
         async def receive() -> None:
             await made[0].done.wait()
 
         async def once() -> float:
-            made[0].left, made[0].done = 100 * 20, anyio.Event()
-            return await together_us([receive, *[send] * 100], operations=100 * 20)
+            made[0].left, made[0].done = 100 * 100, anyio.Event()
+            return await together_us([receive, *[send] * 100], operations=100 * 100)
 
         return {"tell_us": await repeated(load.seconds, once)}
 
@@ -311,11 +311,11 @@ async def hot(load: Load) -> Figures:
         board = runtime.actor("board", "one")
 
         async def agent() -> None:
-            for _ in range(5):
+            for _ in range(50):
                 await board.ask(Append("a line of text"))
                 await board.ask(Read(10))
 
-        return {"hot_us": await repeated(load.seconds, partial(together_us, [agent] * 50, operations=50 * 10))}
+        return {"hot_us": await repeated(load.seconds, partial(together_us, [agent] * 50, operations=50 * 100))}
 
 
 async def activate(load: Load) -> Figures:

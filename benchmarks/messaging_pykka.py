@@ -19,7 +19,7 @@ __all__ = ["measures"]
 # By name: it is no dependency of the project, and a checker cannot judge an import of what is not there.
 pykka: Any = importlib.import_module("pykka")
 
-TELLS = 100 * 20
+TELLS = 100 * 100
 
 
 class Echo(pykka.ThreadingActor):

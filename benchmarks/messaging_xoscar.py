@@ -110,13 +110,13 @@ async def many(load: Load) -> Figures:
         refs = [await create_actor(address, Echo, f"actor-{number}") for number in range(1000)]
 
         async def caller(first: int) -> None:
-            for number in range(first, first + 20):
+            for number in range(first, first + 50):
                 await refs[number % 1000].echo(first)
 
         callers = [partial(caller, number) for number in range(1000)]
         for ref in refs:
             await ref.echo(0)
-        return {"many_us": await repeated(load.seconds, partial(together_us, callers, operations=1000 * 20))}
+        return {"many_us": await repeated(load.seconds, partial(together_us, callers, operations=1000 * 50))}
 
 
 async def tells(load: Load) -> Figures:
@@ -126,7 +126,7 @@ async def tells(load: Load) -> Figures:
 
         async def send() -> None:
             tell = ref.count.tell
-            for _ in range(20):
+            for _ in range(100):
                 await tell(1)
 
         async def receive() -> None:
@@ -134,8 +134,8 @@ async def tells(load: Load) -> Figures:
 
         async def once() -> float:
             done.clear()
-            await ref.begin(100 * 20, done)
-            return await together_us([receive, *[send] * 100], operations=100 * 20)
+            await ref.begin(100 * 100, done)
+            return await together_us([receive, *[send] * 100], operations=100 * 100)
 
         return {"tell_us": await repeated(load.seconds, once)}
 
@@ -157,11 +157,11 @@ async def hot(load: Load) -> Figures:
 
         async def agent() -> None:
             append, read = board.append, board.read
-            for _ in range(5):
+            for _ in range(50):
                 await append("a line of text")
                 await read(10)
 
-        return {"hot_us": await repeated(load.seconds, partial(together_us, [agent] * 50, operations=50 * 10))}
+        return {"hot_us": await repeated(load.seconds, partial(together_us, [agent] * 50, operations=50 * 100))}
 
 
 def measures(_variant: str) -> Mapping[str, Measure]:

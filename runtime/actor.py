@@ -81,12 +81,14 @@ class Actor:
 
     handlers: ClassVar[Mapping[type, Handler]] = {}
     loads: ClassVar[bool] = False
-    """Whether the class has a `load` of its own. For the kernel."""
+    weighs: ClassVar[bool] = False
+    """Whether the class has a `load`, a `size_bytes` of its own. For the kernel, which asks nobody else."""
 
     def __init_subclass__(cls) -> None:
         own = {mark[0]: mark[1] for value in vars(cls).values() if (mark := getattr(value, _MARK, None)) is not None}
         cls.handlers = {**cls.handlers, **own}
         cls.loads = cls.load is not Actor.load
+        cls.weighs = cls.size_bytes is not Actor.size_bytes
 
     def __init__(self, id: ActorId) -> None:
         self.id = id

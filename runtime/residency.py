@@ -96,10 +96,14 @@ class Residency:
         """The cell was activated: count it, and make room for it."""
         if cell.kind.idle_s == math.inf or cell.state is not READY:  # its arrival may have set off its end
             return
+        cell.weight_bytes = ACTOR_BYTES_DEFAULT
         self.count += 1
-        self.size_bytes += 1
-        cell.weight_bytes = 1
-        self.weigh(cell)
+        self.size_bytes += ACTOR_BYTES_DEFAULT
+        assert cell.context is not None
+        if cell.context.instance.weighs:
+            self._weigh(cell)
+        if self.count > self._actors_max or self.size_bytes > self._bytes_max:
+            self._make_room(cell)
         if self._timer is None or cell.kind.idle_s < self._shortest_idle_s:  # or a kind that was registered since
             self._sweep_later()
 
@@ -116,7 +120,7 @@ class Residency:
         self._make_room(cell)
 
     def _weigh(self, cell: Cell) -> None:
-        if not cell.weight_bytes or cell.context is None:
+        if not cell.weight_bytes or cell.context is None or not cell.context.instance.weighs:
             return
         try:
             weight_bytes = max(cell.context.instance.size_bytes(), 1)

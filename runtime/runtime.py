@@ -99,7 +99,6 @@ class Runtime(Showing):
         self._residency = Residency(
             self, self._registry, self._metrics, actors_max=actors_max, bytes_max=actors_bytes_max
         )
-        self._activations = count(1)
         inspection = Inspection(
             self._registry,
             self._metrics,
@@ -255,13 +254,16 @@ class Runtime(Showing):
         self._entered = True
         self._backend: Backend = current_backend()
         self._wall_offset_s = time.time() - self._backend.now()
-        self._variables = contextvars.copy_context()
+        # The context variables as they were when the runtime was opened: no caller's leak into a handler.
+        self.fresh_variables: Callable[[], contextvars.Context] = contextvars.copy_context().copy
         self._store = self._open_store()
         try:
-            self._owner = self._store.claim()
+            owner = self._store.claim()
         except BaseException:
             self._store.close()
             raise
+        # Greater for every later owner of the store, and for every later activation by the same owner.
+        self.next_epoch: Callable[[], int] = count((owner << ACTIVATION_BITS) + 1).__next__
         self._compose()
         await self._host_tasks.__aenter__()
         with anyio.CancelScope(shield=True):  # a host that is cancelled here could not leave what it has half entered
@@ -407,10 +409,6 @@ class Runtime(Showing):
     def wall_ms(self) -> int:
         return int((self._backend.now() + self._wall_offset_s) * 1000)
 
-    def next_epoch(self) -> int:
-        # Greater for every later owner of the store, and for every later activation by the same owner.
-        return (self._owner << ACTIVATION_BITS) + next(self._activations)
-
     def next_number(self) -> int:
         return self._post.next_number()
 
@@ -467,10 +465,6 @@ class Runtime(Showing):
 
     def has_tasks(self, cell: Cell) -> bool:
         return self._children.has(cell.id)
-
-    def fresh_variables(self) -> contextvars.Context:
-        """The context variables as they were when the runtime was opened: no caller's leak into a handler."""
-        return self._variables.copy()
 
     def _note_change(self) -> None:
         for waker in self._watching_quiet:

@@ -166,11 +166,14 @@ class MemoryStore:
             return self._contents.owner
 
     def load(self, stream: str) -> Head | None:
-        keys.check_name(stream)
         with self._lock:
-            self._check_read()
+            if self._read_faults or not self._open:
+                self._check_read()
             found = self._contents.streams.get(stream)
-            return None if found is None else Head(found.epoch, found.version, found.head)
+            if found is not None:
+                return Head(found.epoch, found.version, found.head)
+        keys.check_name(stream)
+        return None
 
     def scan(
         self,
