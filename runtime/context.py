@@ -15,6 +15,7 @@ from msgspec import Struct
 from ..store.contract import Batch, Head, IndexRow, Row, Store
 from ..store.keys import check_batch
 from .envelope import SETTLED, Delivery, Request
+from .errors import Stopping
 from .gate import HeldCall, HeldReply, Output
 from .identity import ActorId
 from .reminder_records import ReminderRecord
@@ -145,6 +146,7 @@ class Context(Struct, eq=False):
     staged: Staged | None = None
     owed: dict[Delivery, None] | None = None
     _ticks: Ticks | None = None
+    _ended: bool = False
     _watched: set[tuple[ActorId, Any]] | None = None
     _reminding: Reminding | None = None
 
@@ -242,11 +244,11 @@ class Context(Struct, eq=False):
 
     def spawn(self, work: Callable[[], Awaitable[Any]], *, tag: Any) -> None:
         """Start `work` as a supervised task of this actor, at once; its end comes back as a `ChildEnded` signal."""
-        self._host.spawn(self.id, tag, work)
+        self._living.spawn(self.id, tag, work)
 
     def cancel_child(self, tag: Any) -> bool:
         """Cancel the task that was spawned under `tag`; False where there is none."""
-        return self._host.cancel_child(self.id, tag)
+        return self._living.cancel_child(self.id, tag)
 
     def after(self, delay_s: float, tag: Any) -> None:
         """Send this actor a `Tick` with this tag, `delay_s` seconds from now, once. See `every`."""
@@ -275,9 +277,10 @@ class Context(Struct, eq=False):
         Raises:
             UnknownActor: nobody has registered its kind.
         """
+        host = self._living
         self._watched = self._watched or set()
         self._watched.add((target, tag))
-        self._host.watch(self.id, tag, target)
+        host.watch(self.id, tag, target)
 
     def unwatch(self, target: ActorId, *, tag: Any) -> None:
         """End a watch; does nothing where there is none."""
@@ -295,7 +298,7 @@ class Context(Struct, eq=False):
             UnknownActor: nobody has registered its kind.
             ValueError: it has another supervisor, or is one of those above this actor.
         """
-        self._host.supervise(self.id, child)
+        self._living.supervise(self.id, child)
 
     def remind(
         self, name: str, *, at_ms: int | None = None, after_s: float | None = None, every_s: float | None = None
@@ -343,12 +346,20 @@ class Context(Struct, eq=False):
         return self._ticks is not None and self._ticks.current(tick)
 
     def _timers(self) -> Ticks:
+        host = self._living
         if self._ticks is None:
-            self._ticks = Ticks(self._host, self.id)
+            self._ticks = Ticks(host, self.id)
         return self._ticks
 
+    @property
+    def _living(self) -> Host:
+        if self._ended:
+            raise Stopping(f"this activation of {self.id} has ended, and can begin nothing any more")
+        return self._host
+
     def end(self) -> None:
-        """The activation is over: its timers and watches end. For the kernel."""
+        """The activation is over: its timers and watches end, and no others begin. For the kernel."""
+        self._ended = True
         if self._ticks is not None:
             self._ticks.end()
         for target, tag in self._watched or ():

@@ -17,7 +17,7 @@ class Outcome(Struct, gc=False):
     """How a piece of work ended: `error` where it raised one, else `cancelled`, else `value`."""
 
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     cancelled: bool = False
 
 

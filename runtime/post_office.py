@@ -164,8 +164,7 @@ class PostOffice:
         sender = chain[-1] if chain else None
         circle = self._circle(cell.id, chain) if chain else None
         if circle is not None and awaited:
-            asks = " -> ".join(str(id) for id in circle)
-            raise CyclicAsk(f"{cell.id} already waits for this request: {asks}")
+            raise _cyclic(circle)
         if awaited and place is not None and inside:
             deadline = min(deadline, place[2])
         delivery = Delivery(cell.id, message, next(self._numbers), sender, deadline=deadline, awaited=awaited)
@@ -339,7 +338,12 @@ class PostOffice:
     # Ends -----------------------------------------------------------------------------------------------------------
 
     async def wait_ended(self, cell: Cell) -> Ended:
-        """Return once the actor has failed or was stopped."""
+        """Return once the actor has failed or was stopped.
+
+        Raises:
+            CyclicAsk: it waits for the one that asks, which would then wait for ever.
+        """
+        waiter = self._waiter_for(cell)
         waker = self._backend.waker()
         ended: list[Ended] = []
 
@@ -347,21 +351,36 @@ class PostOffice:
             ended.append(Ended(cell.id, reason, error))
             waker.wake()
 
+        if waiter is not None:
+            self.waits.add(waiter, cell.id)
         self._endings.watch(cell, waker, note)
         try:
             while not ended:
                 await waker.wait()
         finally:
             self._endings.unwatch(cell, waker)
+            if waiter is not None:
+                self.waits.remove(waiter, cell.id)
         return ended[0]
 
+    def _waiter_for(self, cell: Cell) -> ActorId | None:
+        """The actor in whose handler somebody is going to wait for this one; None for code outside."""
+        place = _current_place.get()
+        chain = place[1] if place is not None and place[0] is self else ()
+        circle = self._circle(cell.id, chain) if chain else None
+        if circle is not None:
+            raise _cyclic(circle)
+        return chain[-1] if chain else None
+
     async def stop(self, cell: Cell) -> None:
+        self._waiter_for(cell)
         self._dispatcher.run(self._endings.begin_stop, cell)
         await self.wait_ended(cell)
 
     async def drain(self, cell: Cell, timeout_s: float) -> None:
         if not timeout_s >= 0:
             raise ValueError(f"timeout_s is a number of seconds from 0, or inf, not {timeout_s}")
+        self._waiter_for(cell)
         self._dispatcher.run(self._endings.begin_drain, cell, self._now() + timeout_s)
         await self.wait_ended(cell)
 
@@ -370,3 +389,7 @@ class PostOffice:
 
     def passivate(self, cell: Cell) -> bool:
         return not self._dispatcher.running and cell.state is not GONE and self._residency.passivate(cell)
+
+
+def _cyclic(circle: tuple[ActorId, ...]) -> CyclicAsk:
+    return CyclicAsk(f"{circle[-1]} already waits for this request: {' -> '.join(map(str, circle))}")

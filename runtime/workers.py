@@ -121,6 +121,12 @@ class Workers:
             outcome = Outcome(error=error)
         except anyio.get_cancelled_exc_class() as error:
             outcome = Outcome(error=foreign_cancellation(error))
+        except BaseException as error:  # as with a plain handler: its actor crashes, and who runs the loop gets it
+            self._finish_in_place(worker, Outcome(error=error))
+            raise
+        self._finish_in_place(worker, outcome)
+
+    def _finish_in_place(self, worker: Worker, outcome: Outcome) -> None:
         if not worker.spent:  # else its task is on its way to take a new scope
             self._idle.append(worker)
         self._end(worker, outcome)

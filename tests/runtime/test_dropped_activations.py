@@ -156,18 +156,12 @@ class House:
         await anyio.sleep(DEAF_S + 1.0)
 
 
-LEFT_TO_THE_CONTEXT = "a Context goes on to spawn, watch, tick and supervise after its activation has ended"
-
-
 @pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize(
     "deed",
     [
         *("stage", "tell", "request", "after_commit", "reply", "crash"),
-        *(
-            pytest.param(deed, marks=pytest.mark.xfail(reason=LEFT_TO_THE_CONTEXT))
-            for deed in ("spawn", "watch", "every", "supervise")
-        ),
+        *("spawn", "watch", "every", "supervise"),
     ],
 )
 def test_a_handler_that_outlives_its_activation_changes_nothing(run: Run, deed: str, resumed: bool) -> None:
@@ -225,7 +219,6 @@ async def outcome(ask: Awaitable[Any]) -> str:
         return type(error).__name__
 
 
-@pytest.mark.xfail(reason="PostOffice.stop, drain, wait_ended: nobody looks whether the actor waits for who calls")
 @pytest.mark.parametrize("verb", ["stop", "drain", "wait"])
 def test_an_actor_that_waits_for_its_own_end_is_told_instead_of_waiting_for_ever(run: Run, verb: str) -> None:
     async def body() -> None:
@@ -240,7 +233,6 @@ def test_an_actor_that_waits_for_its_own_end_is_told_instead_of_waiting_for_ever
     run(body)
 
 
-@pytest.mark.xfail(reason="PostOffice.stop: nobody looks whether the actor waits for who calls")
 def test_an_actor_that_stops_who_waits_for_it_is_told_instead_of_waiting_for_ever(run: Run) -> None:
     async def body() -> None:
         runtime = Runtime(MemoryStore, drain_timeout_s=0.1)

@@ -335,7 +335,6 @@ def test_a_keyboard_interrupt_in_an_async_handler_reaches_whoever_runs_the_loop(
     assert isinstance(raised.value, KeyboardInterrupt) or raised.group_contains(KeyboardInterrupt)
 
 
-@pytest.mark.xfail(strict=True, reason="Workers._begin forgets the job, so the actor is busy for ever")
 def test_a_keyboard_interrupt_in_a_first_step_that_its_caller_gets_leaves_the_actor_alive(run: Run) -> None:
     async def body() -> None:
         async with a_runtime() as runtime:
