@@ -1,8 +1,9 @@
 """When those give up who wait for a reply: most wait equally long, so their deadlines come up in the order of asking.
 
-There is one queue for each timeout that is used, in the order of its deadlines; only its first one that is still waited
-for has a timer. To wait costs an append, and to be answered nothing: what is settled is dropped when it comes up, or
-when it is most of its queue. A timer each would cost a microsecond (FACTS.md, "Messaging").
+There is one queue for each timeout that is used, in the order of its deadlines, and one timer for each queue. To wait
+costs an append, and to be answered nothing: what is settled is dropped when the next one comes, or behind one that
+still waits, when it is most of its queue; messages and replies may be large. A timer each would cost a microsecond
+(FACTS.md, "Messaging").
 
 Source: G. Varghese, T. Lauck, "Hashed and Hierarchical Timing Wheels" (1987), scheme for one timer interval.
 """
@@ -16,7 +17,7 @@ from .timers import Timers
 
 __all__ = ["Deadlines"]
 
-_COMPACT_MIN = 1024
+_COMPACT_MIN = 128
 _QUEUES_MAX = 64
 
 
@@ -27,6 +28,7 @@ class Deadlines:
         self._timers = timers
         self._expire = expire
         self._queues: dict[float, deque[Delivery]] = {}
+        self._due_at: dict[float, float] = {}
         self._compact_at: dict[float, int] = {}
 
     def add(self, timeout_s: float, delivery: Delivery) -> None:
@@ -38,14 +40,20 @@ class Deadlines:
                 return
             queue = self._queues[timeout_s] = deque()
             self._compact_at[timeout_s] = _COMPACT_MIN
-        if queue and delivery.deadline < queue[-1].deadline:  # a nested ask: its caller's deadline bounds it
+            self._wake_at(timeout_s, delivery.deadline)
+        while queue and queue[0].phase is SETTLED:
+            queue.popleft()
+        if delivery.deadline < (queue[-1].deadline if queue else self._due_at[timeout_s]):
+            # A nested ask: its caller's deadline bounds it.
             self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
             return
         queue.append(delivery)
-        if len(queue) == 1:
-            self._timers.at(delivery.deadline, partial(self._due, timeout_s))
-        elif len(queue) >= self._compact_at[timeout_s]:
+        if len(queue) >= self._compact_at[timeout_s]:
             self._compact(timeout_s, queue)
+
+    def _wake_at(self, timeout_s: float, when: float) -> None:
+        self._due_at[timeout_s] = when
+        self._timers.at(when, partial(self._due, timeout_s))
 
     def _due(self, timeout_s: float) -> None:
         """The deadline of the queue's first one, at the latest, has come."""
@@ -55,9 +63,9 @@ class Deadlines:
         while queue and (queue[0].phase is SETTLED or queue[0].deadline <= now):
             due.append(queue.popleft())
         if queue:
-            self._timers.at(queue[0].deadline, partial(self._due, timeout_s))
+            self._wake_at(timeout_s, queue[0].deadline)
         else:
-            del self._queues[timeout_s], self._compact_at[timeout_s]
+            del self._queues[timeout_s], self._compact_at[timeout_s], self._due_at[timeout_s]
         for delivery in due:  # last: what follows from it may begin a wait with the same timeout
             self._expire_one(delivery)
 

@@ -200,6 +200,7 @@ def test_a_timer_that_is_started_again_takes_the_place_of_the_old_one(run: Run) 
             await actor.ask(Every(1.0))
             await anyio.sleep(2.5)
             await actor.ask(After(3.0))
+            assert timers_of(runtime) == 1
             await anyio.sleep(10)
 
             assert book.log == [(1.0, "t", 1), (2.0, "t", 2), (5.5, "t", 1)]
