@@ -173,20 +173,15 @@ class Supervisor:
         assert cell.context is not None
         cell.running = delivery
         variables = self.post.variables_for(cell.context, delivery)
-        self.workers.start(cell, work, variables, partial(self._async_ended, cell, handler, cell.context))
-
-    def _async_ended(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
-        # No await from here on: the next message must not start before this one is finished.
-        if self.dispatcher.running:  # it ended with its first step
-            self._finish_async(cell, handler, context, outcome)
-        else:
-            if cell.running is not None and not cell.running.number % WAITS_PER_SAMPLE:
-                self._metrics.waiting_handlers.add(max(self._host.now() - cell.running.began_at, 0.0))
-            self.dispatcher.run(self._finish_async, cell, handler, context, outcome)
+        # When it has ended no await may come: the next message must not start before this one is finished.
+        ended = partial(self.dispatcher.run, self._finish_async, cell, handler, cell.context)
+        self.workers.start(cell, work, variables, ended)
 
     def _finish_async(self, cell: Cell, handler: Handler, context: Context, outcome: Outcome) -> None:
         delivery, cell.running, cell.job = cell.running, None, None
         assert delivery is not None
+        if not delivery.number % WAITS_PER_SAMPLE:
+            self._metrics.waiting_handlers.add(max(self._host.now() - delivery.began_at, 0.0))
         error = outcome.error
         if cell.context is not context:
             pass  # the actor was reloaded or stopped meanwhile and this delivery was answered then
