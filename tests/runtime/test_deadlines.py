@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+from functools import partial
 
 import anyio
 import pytest
@@ -61,6 +62,9 @@ def test_everybody_gives_up_at_their_own_deadline_or_not_at_all(
             expired[delivery.number] = trio.current_time()
             delivery.settle(None, None)
 
+        def answer(delivery: Delivery) -> None:
+            delivery.settle(None, None)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(timers.serve)
             for number, (pause_s, timeout_s, sooner_s, answered_s) in enumerate(plan):
@@ -68,7 +72,7 @@ def test_everybody_gives_up_at_their_own_deadline_or_not_at_all(
                 now = trio.current_time()
                 delivery = Delivery(ActorId("kind", "key"), Note(), number, deadline=now + timeout_s - sooner_s)
                 deadlines.add(timeout_s + (number / 1e6 if distinct else 0.0), delivery)
-                timers.at(now + answered_s, lambda delivery=delivery: delivery.settle(None, None))
+                timers.at(now + answered_s, partial(answer, delivery))
                 if answered_s > timeout_s - sooner_s:
                     due[number] = delivery.deadline
             await trio.sleep(200)
