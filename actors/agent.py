@@ -66,7 +66,9 @@ class Agent:
         _check_parts(model, tools, dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True)))
         if session is None and runtime is None:
             raise TypeError("an Agent needs a session=, or a runtime= to work without one")
-        self._runtime = session.runtime if session is not None else runtime
+        owner = session.runtime if session is not None else runtime
+        assert owner is not None
+        self._runtime: Runtime = owner
         if session is not None and runtime is not None and runtime is not session.runtime:
             raise ValueError("the session belongs to another runtime than runtime=: leave runtime= out")
         self._session = session
@@ -78,7 +80,6 @@ class Agent:
             settings=settings or ModelSettings(),
             policy=policy or RunPolicy(),
         )
-        assert self._runtime is not None
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
 
     def __repr__(self) -> str:
@@ -103,7 +104,8 @@ class Agent:
             RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
             UnknownSession: the session was deleted meanwhile.
             Busy: with "reject", or where 1 000 wait already.
-            CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session.
+            CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session; or
+                in a turn that others wait for, which have the session's turn or come before this one.
             Rejected: it did not run.
             TypeError, ValueError: the input is no good.
 
@@ -120,8 +122,11 @@ class Agent:
         return ChatStream(self._spec, self._request(messages, session, overlap), self._start)
 
     def _start(self, request: StartRun) -> PendingReply[Reply]:
-        # No deadline here: the run has its own, and so has each turn before it.
-        return self._ref.ask_nowait(request, timeout_s=math.inf)
+        def send() -> PendingReply[Reply]:
+            # No deadline here: the run has its own, and so has each turn before it.
+            return self._ref.ask_nowait(request, timeout_s=math.inf)
+
+        return send() if request.wait is None else request.wait.sent(send, f"the chat with agent {self.name!r}")
 
     def _request(self, messages: ChatInput, session: Session | None, overlap: Overlap) -> StartRun:
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
@@ -140,6 +145,7 @@ class Agent:
             overlap=overlap,
             defaults=session.defaults if session is not None else SessionDefaults(),
             within=current_held_turns(),
+            wait=self._runtime.turn_waits.wait(session.id) if session is not None and overlap == "queue" else None,
         )
 
 

@@ -6,7 +6,10 @@
 BeginTurn leaves in the handler of StartRun itself, so the order in which callers come is the order of their turns.
 
 A turn that is not known to be over must be ended, or its session would wait for ever: CancelTurn is sent until the
-session has it stored.
+session has it stored. A session that has failed, or was stopped, is asked now and then, since it may be resumed.
+
+The actor comes and goes with its work: it holds the agent only while a run is under way, or a turn is to be ended. What
+comes to it later (the answer to a request of an earlier activation) needs no agent.
 """
 
 from collections.abc import Callable
@@ -15,16 +18,17 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from ..runtime.actor import Actor, handles
+from ..runtime.budget import Backoff
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
-from ..runtime.errors import Failed, Unknown
+from ..runtime.errors import ActorFailed, Failed, Stopping, Unknown, UnknownActor
 from ..runtime.identity import ActorId
-from ..runtime.signals import Abandoned, Answered, ChildEnded
+from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
 from .errors import RunFailed, UnknownSession
 from .execution import AgentSpec, Execution
 from .message import Message
-from .reentry import HeldTurn
+from .reentry import HeldTurn, TurnWait
 from .reply import Reply
 from .run_record import RunRecord
 from .session_messages import BeginTurn, CancelTurn, Grant, TurnRevoked, messages_size_bytes
@@ -35,6 +39,9 @@ __all__ = ["AGENT_KIND", "AgentActor", "StartRun"]
 
 AGENT_KIND = "agent"
 
+_SESSION_DOWN = Backoff(first_s=0.25, max_s=5.0)
+"""The pauses between two requests to end a turn, to a session that has failed or was stopped."""
+
 
 class StartRun(Request[Reply], frozen=True):
     """Run the agent on this input, in a turn of the session, or without a session."""
@@ -44,7 +51,9 @@ class StartRun(Request[Reply], frozen=True):
     session_id: str | None
     overlap: Overlap
     defaults: SessionDefaults
-    within: tuple[HeldTurn, ...] = ()  # live: within this process only
+    # Live, hence within this process only: the turns that wait for the run, and its own wait for a turn.
+    within: tuple[HeldTurn, ...] = ()
+    wait: TurnWait | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.input)
@@ -77,14 +86,20 @@ class _Live:
 class AgentActor(Actor):
     """See the module's text. It keeps nothing in the store; the runs are the session's."""
 
-    def __init__(self, id: ActorId, spec: AgentSpec) -> None:
+    def __init__(self, id: ActorId, spec: AgentSpec | None) -> None:
         super().__init__(id)
         self.spec = spec
         self.live: dict[str, _Live] = {}
+        self.unended: dict[_End, int] = {}  # how often the session has refused it
+
+    def may_passivate(self) -> bool:
+        """False while a run is under way, or a turn is to be ended."""
+        return not self.live and not self.unended
 
     @handles(StartRun, on_cancel="cancel")
     def start_run(self, message: StartRun, context: Context) -> Ticket:
         """Ask the session for a turn; without a session begin at once."""
+        spec = self._present_spec()
         ticket = context.defer()
         self.live[message.run_id] = _Live(ticket, message)
         if message.session_id is None:
@@ -94,9 +109,9 @@ class AgentActor(Actor):
             id=message.run_id,
             session_id=message.session_id,
             created_at_ms=context.wall_ms(),
-            agent=self.spec.name,
+            agent=spec.name,
             input=message.input,
-            model=self.spec.settings.model or self.spec.model.name,
+            model=spec.settings.model or spec.model.name,
         )
         begin = BeginTurn(run, message.overlap, message.defaults)
         tag = _Begin(message.run_id, message.session_id)
@@ -112,6 +127,17 @@ class AgentActor(Actor):
         elif isinstance(signal.error, Failed | Unknown):
             # Not stored, or nobody knows. No pause of our own: the session takes the next message when it has reloaded.
             self._end_turn(tag.session_id, tag.cancel, context)
+        elif isinstance(signal.error, ActorFailed | Stopping):
+            refusals = self.unended[tag] = self.unended.get(tag, 0) + 1
+            context.after(_SESSION_DOWN.delay_s(refusals, 1.0), tag)
+        else:
+            self.unended.pop(tag, None)
+
+    @handles(Tick)
+    def ask_again(self, signal: Tick, context: Context) -> None:
+        """A session that was down may have been resumed."""
+        tag: _End = signal.tag
+        self._end_turn(tag.session_id, tag.cancel, context)
 
     @handles(ChildEnded)
     def run_ended(self, signal: ChildEnded, context: Context) -> None:
@@ -163,8 +189,15 @@ class AgentActor(Actor):
             live.execution.stop_reason = "the session was deleted"
             context.cancel_child(message.run_id)
 
+    def _present_spec(self) -> AgentSpec:
+        if self.spec is None:
+            raise UnknownActor(f"the agent {self.id.key!r} is gone: keep the Agent object as long as it works")
+        return self.spec
+
     def _turn_answered(self, tag: _Begin, signal: Answered, context: Context) -> None:
         live = self.live.get(tag.run_id)
+        if live is not None and live.request.wait is not None:
+            live.request.wait.end()
         granted = isinstance(signal.value, Grant)
         if live is not None and granted:
             self._begin(tag.run_id, signal.value, context)
@@ -185,7 +218,7 @@ class AgentActor(Actor):
         session_id = live.request.session_id
         wall_ms: Callable[[], int] = context.wall_ms
         live.execution = Execution(
-            spec=self.spec,
+            spec=self._present_spec(),
             run_id=run_id,
             session_id=session_id,
             session=context.actor(SESSION_KIND, session_id) if session_id is not None else None,

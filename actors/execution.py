@@ -127,7 +127,7 @@ class Execution:
         try:
             return await self._run()
         finally:
-            held.over = True
+            held.end()
 
     async def _run(self) -> Reply:
         try:

@@ -10,10 +10,13 @@ from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 import anyio
+from msgspec import Struct
 
-from ..runtime.errors import ActorFailed, UnknownActor
+from ..runtime.cell import IDLE_S
+from ..runtime.errors import ActorFailed
 from ..runtime.identity import ActorId
 from ..runtime.ref import Ref
+from ..runtime.residency import ACTORS_BYTES_MAX, ACTORS_MAX
 from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
 from ..store.contract import Store
 from ..store.errors import CallboardError, StoreUnavailable
@@ -22,6 +25,7 @@ from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
 from .archive import Archive
 from .execution import AgentSpec, persist
+from .reentry import TurnWaits
 from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
@@ -30,8 +34,20 @@ __all__ = ["Runtime"]
 
 _log = logging.getLogger("callboard.runtime")
 
+AGENT_IDLE_S = 60.0
+"""How long an agent without a run stays in memory: another chat makes its actor anew, which costs microseconds."""
+
 RECOVERIES_AT_ONCE = 64
 """Sessions that are put right side by side at start-up: enough to share each commit, few enough to stay small."""
+
+
+class _Bounds(Struct, frozen=True):
+    """See the arguments of Runtime."""
+
+    drain_timeout_s: float
+    actors_max: int
+    actors_bytes_max: int
+    idle_s: float
 
 
 class Runtime(Kernel):
@@ -46,6 +62,9 @@ class Runtime(Kernel):
         durability: "sync": what was answered survives power loss. "async": it survives a crash of the process, but the
             last moments may be lost with the machine.
         drain_timeout_s: seconds for turns that run when the block is left.
+        actors_max, actors_bytes_max: so many sessions and agents, and roughly so many bytes of them, stay in memory;
+            over that the least recently used leave it. What is under way always stays, so does what is stored.
+        idle_s: how long a session stays in memory without a call; inf: until it is closed, whatever the bounds.
 
     Raises (on entering):
         StoreLocked: another process has this store open; the message names it.
@@ -59,29 +78,58 @@ class Runtime(Kernel):
         *,
         durability: Literal["sync", "async"] = "sync",
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        actors_max: int = ACTORS_MAX,
+        actors_bytes_max: int = ACTORS_BYTES_MAX,
+        idle_s: float = IDLE_S,
     ) -> None:
         if not os.fspath(path):
             raise ValueError('a Runtime needs the path of a directory, as in Runtime("support.lmdb"), not ""')
-        self._set_up(partial(LmdbStore, Path(path), durability=durability), drain_timeout_s)
+        bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s)
+        self._set_up(partial(LmdbStore, Path(path), durability=durability), bounds)
 
     @classmethod
-    def in_memory(cls, *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> Self:
+    def in_memory(
+        cls,
+        *,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        actors_max: int = ACTORS_MAX,
+        actors_bytes_max: int = ACTORS_BYTES_MAX,
+        idle_s: float = IDLE_S,
+    ) -> Self:
         """A runtime that keeps nothing: for tests, and for conversations that may be lost."""
-        return cls.on(MemoryStore, drain_timeout_s=drain_timeout_s)
+        return cls._made(MemoryStore, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s))
 
     @classmethod
-    def on(cls, open_store: Callable[[], Store], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> Self:
+    def on(
+        cls,
+        open_store: Callable[[], Store],
+        *,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        actors_max: int = ACTORS_MAX,
+        actors_bytes_max: int = ACTORS_BYTES_MAX,
+        idle_s: float = IDLE_S,
+    ) -> Self:
         """A runtime on another store: one that keeps to `callboard.store.Store`."""
+        return cls._made(open_store, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s))
+
+    @classmethod
+    def _made(cls, open_store: Callable[[], Store], bounds: "_Bounds") -> Self:
         runtime = cls.__new__(cls)
-        runtime._set_up(open_store, drain_timeout_s)
+        runtime._set_up(open_store, bounds)
         return runtime
 
-    def _set_up(self, open_store: Callable[[], Store], drain_timeout_s: float) -> None:
-        super().__init__(open_store, drain_timeout_s=drain_timeout_s)
+    def _set_up(self, open_store: Callable[[], Store], bounds: "_Bounds") -> None:
+        super().__init__(
+            open_store,
+            drain_timeout_s=bounds.drain_timeout_s,
+            actors_max=bounds.actors_max,
+            actors_bytes_max=bounds.actors_bytes_max,
+        )
+        self.turn_waits = TurnWaits()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
-        self.register(SESSION_KIND, SessionActor)
-        self.register(AGENT_KIND, self._make_agent, durable=False)
+        self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)
+        self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
 
     def session_actor(self, session_id: str) -> Ref:
         """The actor of a session; use `Session` instead."""
@@ -96,6 +144,13 @@ class Runtime(Kernel):
     def next_agent_key(self, name: str) -> str:
         """A key for one more agent of this name."""
         return f"{name}#{next(self._agents)}"
+
+    def waits(self) -> list[tuple[ActorId, ActorId]]:
+        """Who waits for whom: among actors, and turns of sessions for turns of other sessions."""
+        turns = [
+            (ActorId(SESSION_KIND, waiter), ActorId(SESSION_KIND, target)) for waiter, target in self.turn_waits.edges()
+        ]
+        return [*super().waits(), *turns]
 
     async def recover(self) -> None:
         """Mark every run that an earlier process left open. A session that cannot be read is logged and left as it is.
@@ -128,7 +183,4 @@ class Runtime(Kernel):
             raise failures[0]
 
     def _make_agent(self, id: ActorId) -> AgentActor:
-        spec = self._specs.get(id.key)
-        if spec is None:
-            raise UnknownActor(f"the agent {id.key!r} is gone: keep the Agent object as long as it works")
-        return AgentActor(id, spec)
+        return AgentActor(id, self._specs.get(id.key))

@@ -87,7 +87,7 @@ class Session:
 
         Raises:
             ValueError, TypeError: unknown role, no content, or larger than 4 MiB.
-            CyclicAsk: called by a tool, within a turn of this session.
+            CyclicAsk: called by a tool, within a turn of this session, or of one that this one's turn waits for.
 
         Cancellation: while it waits for its turn, it is not stored.
         """
@@ -187,6 +187,7 @@ class Session:
 
     async def _append(self, messages: list[Message]) -> list[Message]:
         check_not_held(self.id, "adding a message")
+        wait = self.runtime.turn_waits.wait(self.id)
         append = Append(new_id("append", time.time_ns() // 1_000_000), tuple(messages), self.defaults)
         # No deadline of its own: it waits for the turns before it, each of which has one.
-        return await self._ref.ask(append, timeout_s=math.inf)
+        return await wait.sent(lambda: self._ref.ask_nowait(append, timeout_s=math.inf), "adding a message").wait()

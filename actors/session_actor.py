@@ -56,6 +56,9 @@ _log = logging.getLogger("callboard.session")
 
 INTERRUPTED = "the process ended before the run did"
 
+_SESSION_BYTES = 4300
+"""A session in memory beside its head and its messages: actor, ledger, turn queue (CPython 3.11, tracemalloc)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -75,6 +78,15 @@ class SessionActor(Actor):
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
         self.turns: TurnQueue[Waiting | None] = TurnQueue()
+        self._head_bytes = 0
+
+    def may_passivate(self) -> bool:
+        """False while a turn runs or waits, or what is staged is not durable: only the store outlives this."""
+        idle = self.turns.running is None and not self.turns
+        return idle and self.visible is self.ledger.head and not self.ledger.ended
+
+    def size_bytes(self) -> int:
+        return _SESSION_BYTES + 2 * self._head_bytes + self.history.size_bytes  # decoded, metadata takes about twice
 
     def load(self, context: Context) -> None:
         self.archive = Archive(context.store)
@@ -86,6 +98,8 @@ class SessionActor(Actor):
         if head is None:
             self.ledger = Ledger(self.id.key, None)
             return
+        assert context.stored is not None
+        self._head_bytes = len(context.stored.head)
         steps = self.archive.step_count(self.id.key, head.open_turn.number) if head.open_turn is not None else 0
         self.ledger = Ledger(self.id.key, head, open_runs=self._open_runs(head), steps=steps)
         self.turns.restore(head.last_turn)
@@ -360,6 +374,7 @@ class SessionActor(Actor):
         if change is None:
             return
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
+        self._head_bytes = len(change.head)
         head, history = self.ledger.head, self.history  # of now: a delete may put others in their places
 
         def durable() -> None:
