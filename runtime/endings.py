@@ -135,7 +135,6 @@ class Endings:
         """End the cell now; all that waits for it is answered. `note` gets the name of each request that was cut."""
         if cell.state is STOPPED or cell.state is GONE:
             return
-        was_failed = cell.state is FAILED
         self._forget_drain(cell)
         if cell.job is not None:
             cell.job.cancel()
@@ -158,17 +157,15 @@ class Endings:
             self._host.disown_children(cell)
         if running is not None:  # nothing of it can be stored any more
             running.settle(None, Failed(f"{cell.id} was stopped while it handled this; nothing of it was stored"))
-        if cell.ties is not None:
-            self._part(cell, was_failed=was_failed)
+        self._part(cell)
+        self._tell_watchers(cell, "stopped", None)  # one that had failed has told them then, and has none any more
 
-    def _part(self, cell: Cell, *, was_failed: bool) -> None:
+    def _part(self, cell: Cell) -> None:
         dissolve(cell)
         parent = parent_of(cell)
         if parent is not None:
             parent.bonds.children.remove(cell)
             cell.bonds.parent = None
-        if not was_failed:  # else they were told then
-            self._tell_watchers(cell, "stopped", None)
 
     def refuse_owed(self, cell: Cell, note: Callable[[str], None] | None = None) -> None:
         """Refuse the owed replies whose handlers may be repeated.

@@ -63,5 +63,5 @@ def restarted_with(cell: Cell) -> list[Cell]:
     if parent is None or parent.kind.restart.strategy == "one_for_one":
         return []
     children = parent.bonds.children
-    begin = children.index(cell) + 1 if parent.kind.restart.strategy == "rest_for_one" else 0
+    begin = children.index(cell) if parent.kind.restart.strategy == "rest_for_one" else 0
     return [child for child in children[begin:] if child is not cell]

@@ -254,3 +254,48 @@ def test_an_actor_may_stop_another_and_go_on(run: Run) -> None:
             assert runtime.inspect("executioner", "other").state == "stopped"
 
     run(body)
+
+
+class KillYourself(Request[int], frozen=True):
+    then_crash: bool = False
+
+
+class Martyr(Actor):
+    def load(self, context: Context) -> None:
+        self.kills = int(context.stored.head) if context.stored is not None else 0
+
+    @handles(KillYourself)
+    def kill_yourself(self, message: KillYourself, context: Context) -> int:
+        context.actor(*self.id.parts).kill()
+        if message.then_crash:
+            raise ZeroDivisionError
+        self.kills += 1
+        context.stage(head=b"%d" % self.kills)
+        return self.kills
+
+    @handles(Ping)
+    async def ping(self, _message: Ping, _context: Context) -> int:
+        await anyio.sleep(1.0)
+        return self.kills
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("then_crash", [False, True])
+def test_a_plain_handler_that_kills_its_own_actor_is_its_last_one(run: Run, then_crash: bool, queued: bool) -> None:
+    async def body() -> None:
+        runtime = Runtime(MemoryStore)
+        runtime.register("martyr", Martyr)
+        async with runtime:
+            martyr = runtime.actor("martyr", "m")
+            before = [martyr.ask_nowait(Ping())] if queued else []
+            killing = martyr.ask_nowait(KillYourself(then_crash=then_crash))
+            behind = [martyr.ask_nowait(Ping())] if queued else []
+
+            assert [await outcome(one.wait()) for one in before] == ["0"] * queued
+            assert await outcome(killing.wait()) == ("Failed" if then_crash else "1")
+            assert [await outcome(one.wait()) for one in behind] == ["Stopping"] * queued
+            assert runtime.inspect("martyr", "m").state == "stopped"
+            runtime.resume("martyr", "m")
+            assert await martyr.ask(KillYourself()) == (1 if then_crash else 2)
+
+    run(body)

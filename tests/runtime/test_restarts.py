@@ -252,3 +252,32 @@ def test_an_actor_whose_own_load_kills_it_is_stopped_and_its_caller_told(run: Ru
             assert await ward.patient.ask(Ping()) >= 0.0
 
     run(body)
+
+
+def test_the_deadline_of_a_drain_that_ended_in_a_failure_does_not_end_the_next_incarnation(run: Run) -> None:
+    attempts: list[int] = []
+
+    class Fragile(Patient):
+        def load(self, context: Context) -> None:
+            super().load(context)
+            attempts.append(1)
+            if len(attempts) <= 2:
+                raise ZeroDivisionError
+
+    async def body() -> None:
+        attempts.clear()
+        ward = Ward()
+        ward.runtime.register("fragile", Fragile, restart=RestartPolicy(1, backoff=Backoff(first_s=5.0, max_s=5.0)))
+        async with ward.runtime:
+            fragile = ward.runtime.actor("fragile", "f")
+            queued = fragile.ask_nowait(Ping())
+            await fragile.drain(timeout_s=20.0)
+            with pytest.raises(ActorFailed):
+                await queued.wait()
+            ward.runtime.resume("fragile", "f")
+            loaded_at = await fragile.ask(Ping())
+            await anyio.sleep(60.0)
+
+            assert await fragile.ask(Ping()) == loaded_at
+
+    run(body)
