@@ -24,7 +24,7 @@ LINKED := $(VENV)/.linked-$(files)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test soak check bench format clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -41,6 +41,9 @@ else
 	coverage combine --quiet
 	coverage report
 endif
+
+soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel (ARGS=... goes to tests/simulation/soak.py)
+	python tests/simulation/soak.py $(ARGS)
 
 check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
 	ruff format --check .
