@@ -458,3 +458,22 @@ def test_a_load_borrows_a_worker_like_a_handler(run: Run) -> None:
             assert workers_of(runtime) == 1
 
     run(body)
+
+
+def test_a_handler_that_ends_its_own_actor_in_its_first_step_spoils_no_worker(run: Run) -> None:
+    async def body() -> None:
+        async with a_runtime() as runtime:
+            await warm(runtime)
+            for number in range(5):
+                hand = runtime.actor("hand", str(number))
+
+                async def end_it(kill: Callable[[], None] = hand.kill) -> str:
+                    kill()
+                    return "late"
+
+                with pytest.raises(Failed):
+                    await hand.ask(Do(end_it))
+                assert await runtime.actor("hand", "other").ask(Do(worked(number))) == number
+                assert runtime.inspect("hand", str(number)).state == "stopped"
+
+    run(body)
