@@ -73,8 +73,8 @@ class Activation:
 
     def activate(self, cell: Cell) -> None:
         """Bring a cell that is ABSENT, or whose restart is due, into memory, now or when its turn comes."""
-        if cell.state is ABSENT and (cell.running is not None or cell.gate):
-            return  # stopped and resumed while a handler or commit of before is on its way: its end looks here again
+        if cell.state is ABSENT and cell.running is not None:
+            return  # stopped and resumed while a handler of before goes on: its end looks here again
         cell.happen(ACTIVATE if cell.state is ABSENT else Event.RETRY)
         self._begin(cell)
 

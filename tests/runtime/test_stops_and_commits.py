@@ -50,7 +50,7 @@ class Crash(Request[None], frozen=True):
 
 
 class CrashSlowly(Request[None], frozen=True):
-    pass
+    seconds: float = 0.05
 
 
 class Heard(Request[None], frozen=True):
@@ -77,8 +77,8 @@ class Counter(Actor):
         raise ZeroDivisionError
 
     @handles(CrashSlowly)
-    async def crash_slowly(self, _message: CrashSlowly, _context: Context) -> None:
-        await anyio.sleep(0.05)
+    async def crash_slowly(self, message: CrashSlowly, _context: Context) -> None:
+        await anyio.sleep(message.seconds)
         raise ZeroDivisionError
 
 
@@ -230,5 +230,24 @@ def test_a_crash_while_it_drains_waits_for_the_commits_before_it(run_in_real_tim
             store.door.set()
             assert await add.wait() == 1
             assert (await counter.wait_ended()).reason == "stopped"
+
+    run_in_real_time(body)
+
+
+def test_a_drain_handles_nothing_more_on_what_was_never_stored(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        store = SlowDisk()
+        store.fail_next_commit(StoreUnavailable("the disk is away"))
+        runtime, heard = a_runtime(store)
+        async with runtime:
+            counter = runtime.actor("counter", "k")
+            messages: list[Request[Any]] = [Add(1), CrashSlowly(5.0), Add(10)]
+            pending = [counter.ask_nowait(message) for message in messages]
+            await anyio.wait_all_tasks_blocked()
+            await end_by("drain", counter, store)
+
+            assert await outcomes(pending) == ["Failed", "Failed", "Stopping"]
+            assert (heard, store.load("counter:k")) == ([], None)
+            assert runtime.statistics().crashes == 0, "the handler that ran was cancelled, at no cost"
 
     run_in_real_time(body)
