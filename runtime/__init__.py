@@ -1,22 +1,27 @@
 """The kernel: actors with mailboxes, supervised, that commit to a store. Knows messages, not conversations.
 
-identity, envelope, signals, errors     what is sent, to whom, and what can become of it
-lifecycle, mailbox, gate, budget        state machines without I/O
-actor, context                          what a user writes, and what a handler may do
-cell, registry                          one place for each actor id
-dispatch, supervisor, children, guard   who runs what, and what happens when it crashes
-committer                               group commit to the store
-post_office, ref                        tell and ask
-reminders, reminding, reminder_records  what an actor has itself reminded of, in this process or a later one
-timers, waking                          time, and the one file that knows trio from asyncio
-metrics, introspect, dump, observing    what it shows of itself: figures, a picture, events as they happen
-sabotage                                crashes to order, for tests
-showing, runtime                        composition
+identity, envelope, signals, errors         what is sent, to whom, and what can become of it
+lifecycle, mailbox, gate, budget, breaker,  pure: tables, queues and rules without I/O, clock or await
+  families, wait_graph, dead_letters,
+  quarantine, histogram, reminder_records
+actor, context                              what a user writes, and what a handler may do
+cell, registry                              one place for each actor id
+dispatch, supervisor, workers, guard        who runs what, and where; what shields the others from it
+activation, residency                       how an actor comes into memory, and leaves it
+restarts, endings, children                 its crashes, its end, the tasks that it has started
+committer                                   group commit to the store
+post_office, ref, deadlines                 tell and ask
+timers, ticks, reminders, reminding         time: the runtime's, an activation's, and what is stored of it
+waking                                      the one file that knows trio from asyncio
+metrics, introspect, dump, observing        what it shows of itself: figures, a picture, events as they happen
+sabotage                                    crashes to order, for tests
+showing, runtime                            composition
 """
 
 from .actor import Actor, handles
 from .budget import Backoff, RestartPolicy
 from .context import Context, Ticket
+from .dead_letters import DeadLetter
 from .dump import Dump
 from .envelope import Request
 from .errors import (
@@ -34,13 +39,15 @@ from .histogram import HistogramSnapshot
 from .identity import ActorId
 from .introspect import ActorStatistics, RuntimeStatistics, TraceRecord
 from .observing import Observer, RuntimeEvent
-from .ref import Ref
+from .quarantine import Quarantined
+from .ref import Ended, Ref
 from .runtime import Runtime
-from .signals import Abandoned, Answered, ChildEnded, Reminder
+from .signals import Abandoned, ActorEnded, Answered, ChildEnded, Reminder, Tick
 
 __all__ = [
     "Abandoned",
     "Actor",
+    "ActorEnded",
     "ActorFailed",
     "ActorId",
     "ActorStatistics",
@@ -49,12 +56,15 @@ __all__ = [
     "ChildEnded",
     "Context",
     "CyclicAsk",
+    "DeadLetter",
     "Dump",
+    "Ended",
     "Expired",
     "Failed",
     "HistogramSnapshot",
     "MailboxFull",
     "Observer",
+    "Quarantined",
     "Ref",
     "Rejected",
     "Reminder",
@@ -64,6 +74,7 @@ __all__ = [
     "RuntimeEvent",
     "RuntimeStatistics",
     "Stopping",
+    "Tick",
     "Ticket",
     "TraceRecord",
     "Unknown",

@@ -105,6 +105,7 @@ class PostOffice:
         message: Request[Any],
         timeout_s: float,
         overflow: TellOverflow = "wait",
+        *,
         awaited: bool = True,
     ) -> Delivery:
         """Handle a message in place, or queue it and run what is runnable.

@@ -55,7 +55,7 @@ class Post(Protocol):
     def cell(self, id: ActorId) -> Cell: ...
 
     def post(
-        self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, awaited: bool
+        self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool = True
     ) -> Delivery: ...
 
     async def checkpoint(self) -> None: ...
@@ -153,7 +153,7 @@ class Ref:
         cell = self._cell
         if cell is None or cell.state is GONE:
             cell = self._present()
-        delivery = self._post.post(cell, message, timeout_s, overflow, True)
+        delivery = self._post.post(cell, message, timeout_s, overflow)
         if delivery.phase is not SETTLED:
             await self._post.wait_settled(delivery, timeout_s)
         elif not delivery.number % ASKS_PER_CHECKPOINT:
@@ -171,7 +171,7 @@ class Ref:
         Raises:
             Stopping, CyclicAsk: it was not sent. All other errors come when it is waited for.
         """
-        delivery = self._post.post(self._present(), message, timeout_s, overflow, True)
+        delivery = self._post.post(self._present(), message, timeout_s, overflow)
         return PendingReply(self._post, delivery, timeout_s)
 
     async def tell(
@@ -192,7 +192,7 @@ class Ref:
         cell = self._cell
         if cell is None or cell.state is GONE:
             cell = self._present()
-        delivery = self._post.post(cell, message, timeout_s, overflow, False)
+        delivery = self._post.post(cell, message, timeout_s, overflow, awaited=False)
         if not delivery.admitted:
             await self._post.wait_admitted(delivery)
         elif not delivery.number % ASKS_PER_CHECKPOINT:

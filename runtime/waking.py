@@ -71,7 +71,7 @@ class Seat(Protocol):
         """Let the task, which is parked, go on."""
         ...
 
-    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
+    def step(self, run: Callable[..., Any], send: Any) -> None:
         """Call `run(send, None)`, a coroutine's first step, as if the parked task took it; that goes on from there.
 
         Raises:
@@ -122,7 +122,7 @@ def _succeed(_raise_cancel: Any) -> trio.lowlevel.Abort:
 
 
 _PARK: Any = _message_of(trio.lowlevel.wait_task_rescheduled, _succeed)
-_Park: Any = type(_PARK)
+_Park: Any = _PARK.__class__
 _CHECKPOINT: Any = _message_of(trio.lowlevel.cancel_shielded_checkpoint)
 
 
@@ -196,7 +196,7 @@ class _TrioSeat:
     def wake(self) -> None:
         trio.lowlevel.reschedule(self._task)
 
-    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
+    def step(self, run: Callable[..., Any], send: Any) -> None:
         task, asker = self._task, _RUN_CONTEXT.task
         task._abort_func = None  # a cancellation must wait, as with every task that runs
         _RUN_CONTEXT.task = task
@@ -302,7 +302,7 @@ class _AsyncioSeat:
     def wake(self) -> None:
         self._waker.wake()
 
-    def step(self, run: Callable[[Any, None], Any], send: Any) -> None:
+    def step(self, run: Callable[..., Any], send: Any) -> None:
         asker = asyncio.current_task()
         assert self._task is not None, "a step is taken in the name of a task that is parked"
         if asker is not None:

@@ -15,9 +15,17 @@ README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the tests run without the repository around them")
 
 
-def _example() -> str:
+def _example(containing: str = "import trio") -> str:
+    """The first block of Python that has this in it."""
     blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    return blocks[0]
+    return next(block for block in blocks if containing in block)
+
+
+def _for_asyncio(source: str) -> str:
+    trio_line = next(line for line in source.splitlines() if line.startswith("trio.run(main)"))
+    asyncio_line = trio_line.partition("# or: ")[2]
+    assert asyncio_line == "asyncio.run(main())"
+    return source.replace(trio_line, asyncio_line)
 
 
 @pytest.fixture
@@ -46,15 +54,22 @@ def test_the_example_runs_as_written_under_trio(surroundings: Path, capsys: pyte
 def test_the_example_runs_as_its_comment_says_under_asyncio(
     surroundings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = _example()
-    trio_line = next(line for line in source.splitlines() if line.startswith("trio.run(main)"))
-    asyncio_line = trio_line.partition("# or: ")[2]
+    _run(_for_asyncio(_example()))
 
-    _run(source.replace(trio_line, asyncio_line))
-
-    assert asyncio_line == "asyncio.run(main())"
     assert "What was my issue again?" in capsys.readouterr().out
     assert (surroundings / "support.lmdb").is_dir()
+
+
+def test_the_example_of_an_actor_of_ones_own_counts_on_over_runs_and_event_loops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = _example("class Counter(Actor)")
+
+    _run(source)
+    _run(_for_asyncio(source))
+
+    assert capsys.readouterr().out == "1\n2\n"
 
 
 def test_the_example_is_fifteen_lines_at_most() -> None:

@@ -41,6 +41,12 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "actors/tools.py::Tool.call": "whatever a user's function raises is the tool's answer to the model",
             "actors/facade/fake_upstream.py::FakeUpstream._step": "a user's script: who asked is told of it",
             "runtime/supervisor.py": "the guard: what a handler raises must never reach a sibling",
+            "runtime/activation.py::Activation._load": "the guard: what a load raises is a crash of its actor alone",
+            "runtime/workers.py": "the guard of async handlers and loads, and the way of what is thrown into them",
+            "runtime/residency.py": "a user's method, asked by a timer or by somebody else's message",
+            "runtime/observing.py::Observable.tell": "a user's observer must not disturb what it observes",
+            "tests/simulation/soak.py::judge": "whatever a program ends with is its seed's, and the others go on",
+            "tests/simulation/soak.py::judge": "whatever ends a program is that seed's, and the others go on",
         },
         "a_task_lives_in_a_task_group": {
             "tests/actors/test_tool_faults.py::awaits_a_cancelled_task": "a user's tool, which does what ours may not",
