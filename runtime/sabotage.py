@@ -21,15 +21,14 @@ __all__ = ["Sabotage"]
 
 
 class _Trap(Mapping[type, Handler]):
-    """The handlers of one activation. While there are `errors`, the one that is called raises the first of them."""
+    """The handlers of one activation: whichever is called raises the first of `errors`, and so ends the activation."""
 
     def __init__(self, handlers: Mapping[type, Handler], errors: deque[Exception]) -> None:
         self._handlers = handlers
         self._errors = errors
 
     def __getitem__(self, message_type: type) -> Handler:
-        handler = self._handlers[message_type]
-        return replace(handler, function=self._crash) if self._errors else handler
+        return replace(self._handlers[message_type], function=self._crash)
 
     def __iter__(self) -> Iterator[type]:
         return iter(self._handlers)

@@ -191,6 +191,39 @@ def test_a_wait_that_was_cancelled_is_forgotten(run: Run) -> None:
     run(body)
 
 
+def test_a_wait_ends_with_its_grant_its_reply_or_when_it_is_given_up(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
+            office = Office(runtime)
+            seen: dict[str, list[tuple[str, str]]] = {}
+            helper = Agent("helper", model=ScriptedModel(delay_s=5.0), session=office.session("b"))
+
+            async def look_at(moment: str, after_s: float) -> None:
+                await anyio.sleep(after_s)
+                seen[moment] = runtime.turn_waits.edges()
+
+            async def do_all() -> str:
+                """Waits in many ways."""
+                tasks.start_soon(look_at, "granted", 1.0)
+                await helper.chat("go")
+                await office.session("b").add_message("user", "x")
+                await look_at("appended", 0.0)
+                tasks.start_soon(helper.chat, "of somebody else")
+                await anyio.sleep(1.0)
+                tasks.start_soon(look_at, "queued", 1.0)
+                with anyio.move_on_after(2.0):
+                    await office.session("b").add_message("user", "y")
+                await look_at("given up", 0.0)
+                return "done"
+
+            model = ScriptedModel(one_tool_call)
+            await Agent("a", model=model, session=office.session("a"), tools=[do_all]).chat("go")
+
+            assert seen == {"granted": [], "appended": [], "queued": [("a", "b")], "given up": []}
+
+    run(body)
+
+
 def test_what_a_turn_left_behind_holds_up_nobody_when_it_is_over(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:

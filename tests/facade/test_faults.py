@@ -222,6 +222,7 @@ def test_quiet_comes_when_the_last_handler_and_its_commit_are_over(backend: Lite
 
 def test_two_may_wait_for_quiet_and_one_gives_up_with_a_picture(backend: Literal["trio", "asyncio"]) -> None:
     async def body(runtime: Runtime) -> None:
+        began_at = anyio.current_time()
         await runtime.actor("counter", "a").tell(AddSlowly(1))
 
         async with anyio.create_task_group() as tasks:
@@ -230,6 +231,7 @@ def test_two_may_wait_for_quiet_and_one_gives_up_with_a_picture(backend: Literal
                 await until_quiet(runtime, timeout_s=0.25)
             assert not runtime.quiet
         assert runtime.quiet
+        assert anyio.current_time() - began_at == pytest.approx(1.0)
 
     run(backend, body)
 
