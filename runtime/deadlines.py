@@ -12,13 +12,23 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from msgspec import Struct, field
+
 from .envelope import SETTLED, Delivery
 from .timers import Timers
 
 __all__ = ["Deadlines"]
 
 _COMPACT_MIN = 128
-_QUEUES_MAX = 64
+_LINES_MAX = 64
+
+
+class _Line(Struct, eq=False):
+    """Those who wait equally long. `due_at`: when it is looked at next; `compact_at`: so many are too many."""
+
+    due_at: float
+    queue: deque[Delivery] = field(default_factory=lambda: deque[Delivery]())
+    compact_at: int = _COMPACT_MIN
 
 
 class Deadlines:
@@ -27,45 +37,41 @@ class Deadlines:
     def __init__(self, timers: Timers, expire: Callable[[Delivery], None]) -> None:
         self._timers = timers
         self._expire = expire
-        self._queues: dict[float, deque[Delivery]] = {}
-        self._due_at: dict[float, float] = {}
-        self._compact_at: dict[float, int] = {}
+        self._lines: dict[float, _Line] = {}
 
     def add(self, timeout_s: float, delivery: Delivery) -> None:
         """Watch over `delivery.deadline`, a finite time that is about `timeout_s` seconds from now."""
-        queue = self._queues.get(timeout_s)
-        if queue is None:
-            if len(self._queues) >= _QUEUES_MAX:  # every ask has another timeout: then each has its own timer
+        line = self._lines.get(timeout_s)
+        if line is None:
+            if len(self._lines) >= _LINES_MAX:  # every ask has another timeout: then each has its own timer
                 self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
                 return
-            queue = self._queues[timeout_s] = deque()
-            self._compact_at[timeout_s] = _COMPACT_MIN
-            self._wake_at(timeout_s, delivery.deadline)
+            line = self._lines[timeout_s] = _Line(delivery.deadline)
+            self._timers.at(delivery.deadline, partial(self._due, timeout_s))
+        queue = line.queue
         while queue and queue[0].phase is SETTLED:
             queue.popleft()
-        if delivery.deadline < (queue[-1].deadline if queue else self._due_at[timeout_s]):
+        if delivery.deadline < (queue[-1].deadline if queue else line.due_at):
             # A nested ask: its caller's deadline bounds it.
             self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
             return
         queue.append(delivery)
-        if len(queue) >= self._compact_at[timeout_s]:
-            self._compact(timeout_s, queue)
-
-    def _wake_at(self, timeout_s: float, when: float) -> None:
-        self._due_at[timeout_s] = when
-        self._timers.at(when, partial(self._due, timeout_s))
+        if len(queue) >= line.compact_at:
+            _compact(line)
 
     def _due(self, timeout_s: float) -> None:
         """The deadline of the queue's first one, at the latest, has come."""
-        queue = self._queues[timeout_s]
+        line = self._lines[timeout_s]
+        queue = line.queue
         now = self._timers.now()
         due: list[Delivery] = []
         while queue and (queue[0].phase is SETTLED or queue[0].deadline <= now):
             due.append(queue.popleft())
         if queue:
-            self._wake_at(timeout_s, queue[0].deadline)
+            line.due_at = queue[0].deadline
+            self._timers.at(line.due_at, partial(self._due, timeout_s))
         else:
-            del self._queues[timeout_s], self._compact_at[timeout_s], self._due_at[timeout_s]
+            del self._lines[timeout_s]
         for delivery in due:  # last: what follows from it may begin a wait with the same timeout
             self._expire_one(delivery)
 
@@ -73,8 +79,9 @@ class Deadlines:
         if delivery.phase is not SETTLED:
             self._expire(delivery)
 
-    def _compact(self, timeout_s: float, queue: deque[Delivery]) -> None:
-        waiting = [delivery for delivery in queue if delivery.phase is not SETTLED]
-        queue.clear()
-        queue.extend(waiting)
-        self._compact_at[timeout_s] = max(_COMPACT_MIN, 2 * len(waiting))
+
+def _compact(line: _Line) -> None:
+    waiting = [delivery for delivery in line.queue if delivery.phase is not SETTLED]
+    line.queue.clear()
+    line.queue.extend(waiting)
+    line.compact_at = max(_COMPACT_MIN, 2 * len(waiting))

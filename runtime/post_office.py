@@ -290,13 +290,12 @@ class PostOffice:
         try:
             while delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - it changes meanwhile
                 await waker.wait()
-        finally:
-            if delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - cancelled
-                self.give_up(delivery)
-            delivery.waker = None  # nobody else wakes it, so another ask may have it
-            waker.reset()
-            if len(self._wakers) < _WAKERS_MAX:
-                self._wakers.append(waker)
+        except BaseException:  # cancelled
+            self.give_up(delivery)
+            raise
+        delivery.waker = None  # it was waited for, and nobody else will wake it: another ask may have it
+        if len(self._wakers) < _WAKERS_MAX:
+            self._wakers.append(waker)
 
     async def wait_admitted(self, delivery: Delivery) -> None:
         """Return once the mailbox has the delivery; raises where it was rejected instead."""

@@ -41,10 +41,6 @@ class Waker(Protocol):
         """Wake the waiting task, or the next that waits. From the event loop's own thread only."""
         ...
 
-    def reset(self) -> None:
-        """Forget a wake that nobody has waited for, so that the waker can be used again."""
-        ...
-
 
 class Resumed(Struct):
     """How a seat's task goes on with a coroutine whose first step was taken in its name.
@@ -157,9 +153,6 @@ class _TrioWaker:
             answer.unwrap()
         self._woken = False
 
-    def reset(self) -> None:
-        self._woken = False
-
     def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
         # wake() may already have rescheduled; trio then never calls this, so that no wake is lost.
         self._task = None
@@ -259,9 +252,6 @@ class _AsyncioWaker:
                 await self._future
             finally:
                 self._future = None
-        self._woken = False
-
-    def reset(self) -> None:
         self._woken = False
 
     def wake(self) -> None:

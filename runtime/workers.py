@@ -26,6 +26,11 @@ IDLE_WORKERS_MAX = 256
 """Parked tasks that are kept, some 3 KiB each; more than that end when their job has."""
 
 
+STREAK_MAX = 64
+"""What follows from the end of a job is begun by the same worker, without a step in another's name: a busy actor's
+queue, mostly. But only so often, or jobs that wait for nothing would never let the event loop come round."""
+
+
 class Holder(Protocol):
     """Whose work it is. `job` is set before the first step, so that whoever holds it can be stopped from within."""
 
@@ -48,12 +53,18 @@ class Job(Struct, eq=False):
 
 
 class Worker(Struct, eq=False):
-    """A task that does one job after the other. `spent`: its scope was cancelled, and it needs a new one."""
+    """A task that does one job after the other.
+
+    Attributes:
+        spent: its scope was cancelled, and it needs a new one.
+        streak: the jobs that it has begun since it was parked.
+    """
 
     seat: Seat
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     job: Job | None = None
     spent: bool = False
+    streak: int = 0
 
 
 class Workers:
@@ -67,6 +78,7 @@ class Workers:
         self._tasks = tasks
         self._backend = backend
         self._idle: list[Worker] = []
+        self._ending: Worker | None = None
         self._cutting = False
         self.busy = 0
 
@@ -89,19 +101,25 @@ class Workers:
             ended: called with how it ended, maybe before this returns; not when the runtime's own tasks are cancelled.
         """
         self.busy += 1
-        idle = self._idle
-        worker = idle.pop() if idle else None
-        if worker is None:
-            worker = Worker(self._backend.seat())
-            self._tasks.start_soon(self._serve, worker)
-            parked = False
-        else:
-            parked = True
+        worker, parked = self._next_worker()
         job = worker.job = holder.job = Job(work, variables, ended, worker)
         if parked:
             self._begin(worker, job)
         if self._cutting:
             job.cancel()
+
+    def _next_worker(self) -> tuple[Worker, bool]:
+        """Who does the next job, and whether that one is parked; else its task comes to it by itself."""
+        ending = self._ending
+        if ending is not None and not ending.spent and ending.streak < STREAK_MAX:
+            self._ending = None
+            ending.streak += 1
+            return ending, False
+        if self._idle:
+            return self._idle.pop(), True
+        worker = Worker(self._backend.seat())
+        self._tasks.start_soon(self._serve, worker)
+        return worker, False
 
     def cut(self) -> None:
         """From now on cancel each job as it starts."""
@@ -150,6 +168,7 @@ class Workers:
                 if len(self._idle) >= IDLE_WORKERS_MAX:
                     return
                 self._idle.append(worker)
+                worker.streak = 0
                 resumed = await worker.seat.park()
                 continue
             if worker.spent and resumed is None:
@@ -157,12 +176,22 @@ class Workers:
                 outcome = Outcome(cancelled=True)
             else:
                 try:
-                    outcome = Outcome(await _steps(job.work, job.variables, resumed or Resumed()))
+                    if resumed is None:
+                        resumed = Resumed()
+                    if resumed.request is None and resumed.error is None:
+                        resumed.request = job.variables.run(job.work.send, resumed.answer)
+                    outcome = Outcome(await _steps(job.work, job.variables, resumed))
+                except StopIteration as stop:
+                    outcome = Outcome(stop.value)
                 except Exception as error:  # noqa: BLE001 - the guard: every crash of a handler or load ends here
                     outcome = Outcome(error=error)
             resumed = None
-            self._end(worker, outcome)
-            if worker.spent:
+            self._ending = worker
+            try:
+                self._end(worker, outcome)
+            finally:
+                self._ending = None
+            if worker.spent and worker.job is None:
                 return
 
     def _end(self, worker: Worker, outcome: Outcome) -> None:
