@@ -160,16 +160,17 @@ def test_a_plain_asyncio_program_hosts_it_with_its_own_tasks_timeouts_and_cancel
         async with a_runtime(host=AsyncioHost) as runtime:
             host, other = runtime.actor("host", "k"), runtime.actor("host", "other")
             messages: list[Request[Any]] = [Nap(0.001), Fork(5), Add(3)]
-            tasks = [asyncio.create_task(host.ask(message)) for message in messages]
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(other.ask(Nap(100.0)), timeout=0.01)
-            cancelled = asyncio.create_task(other.ask(Add(1)))
-            await asyncio.sleep(0.001)
-            cancelled.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(host.ask(message)) for message in messages]
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await other.ask(Nap(100.0))
+                cancelled = group.create_task(other.ask(Add(1)))
+                await asyncio.sleep(0.001)
+                cancelled.cancel()
 
-            assert await asyncio.gather(*tasks) == ["slept on asyncio", 5, 3]
+            assert cancelled.cancelled()
+            assert [task.result() for task in tasks] == ["slept on asyncio", 5, 3]
             other.kill()
             runtime.resume("host", "other")
             assert await other.ask(Add(1)) == 1, "what was cancelled in the queue has never run"
@@ -180,14 +181,15 @@ def test_a_plain_asyncio_program_hosts_it_with_its_own_tasks_timeouts_and_cancel
 def test_a_task_of_an_asyncio_program_may_outlive_the_runtime_and_is_refused() -> None:
     async def main() -> None:
         runtime = a_runtime()
-        async with runtime:
-            host = runtime.actor("host", "k")
-            running = asyncio.create_task(host.ask(Nap(0.01)))
-            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as group:
+            async with runtime:
+                host = runtime.actor("host", "k")
+                running = group.create_task(host.ask(Nap(0.01)))
+                await asyncio.sleep(0)
 
-        assert await running == "slept"
-        with pytest.raises(Stopping):
-            await host.ask(Add(1))
+            assert await running == "slept"
+            with pytest.raises(Stopping):
+                await host.ask(Add(1))
         assert len(asyncio.all_tasks()) == 1, "no task of the runtime's is left"
 
     asyncio.run(main())
