@@ -49,6 +49,13 @@ class Forget(Request[bool], frozen=True):
     name: str
 
 
+class Waver(Request[bool], frozen=True):
+    """Set one three times, for ever later, and then forget it or not."""
+
+    name: str
+    forget: bool
+
+
 class Erase(Request[None], frozen=True):
     pass
 
@@ -93,6 +100,12 @@ class Clerk(Actor):
     @handles(Forget)
     def forget(self, message: Forget, context: Context) -> bool:
         return context.forget_reminder(message.name)
+
+    @handles(Waver)
+    def waver(self, message: Waver, context: Context) -> bool:
+        for after_s in (0.01, 0.02, 0.03):
+            context.remind(message.name, after_s=after_s)
+        return message.forget and context.forget_reminder(message.name)
 
     @handles(Erase)
     def erase(self, _message: Erase, context: Context) -> None:
@@ -253,6 +266,23 @@ def test_a_handler_that_changes_its_own_reminder_has_its_way(run: Run, order: st
             await anyio.sleep(0.1)
 
             assert len(office.heard) == 1 + left
+            assert waiting(store) == []
+
+    run(body)
+
+
+def test_the_last_word_of_a_handler_on_a_reminder_counts(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        runtime, office = an_office(store)
+        async with runtime:
+            clerk = runtime.actor("clerk", "a")
+            assert not await clerk.ask(Waver("tea", forget=False))
+            assert await clerk.ask(Waver("milk", forget=True))
+            assert [value[8:] for value in waiting(store)] == [b"tea"]
+            await anyio.sleep(0.1)
+
+            assert office.heard == ["tea"]
             assert waiting(store) == []
 
     run(body)

@@ -6,6 +6,7 @@ that leaves no point of its grid out.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -64,8 +65,9 @@ class Said(msgspec.Struct):
 class Change(Request[None], frozen=True):
     what: str
     name: str
-    after_s: float = 0.0
+    after_s: float | None = 0.0
     every_s: float | None = None
+    at_ms: int | None = None
 
 
 class Diary(Actor):
@@ -83,8 +85,9 @@ class Diary(Actor):
     def change(self, message: Change, context: Context) -> None:
         name, now_ms = message.name, context.wall_ms()
         if message.what == "set":
-            record = new_reminder(name, now_ms=now_ms, at_ms=None, after_s=message.after_s, every_s=message.every_s)
-            context.remind(name, after_s=message.after_s, every_s=message.every_s)
+            at_ms, after_s, every_s = message.at_ms, message.after_s, message.every_s
+            record = new_reminder(name, now_ms=now_ms, at_ms=at_ms, after_s=after_s, every_s=every_s)
+            context.remind(name, at_ms=at_ms, after_s=after_s, every_s=every_s)
             self.say(Said("set", name, record.due_ms, record.every_ms), context)
         elif message.what == "forget":
             if context.forget_reminder(name):
@@ -288,15 +291,13 @@ def test_ten_thousand_reminders_over_an_hour_cost_one_timer(run: Run) -> None:
         async with open_on(store, []) as runtime:
             bare = timers_of(runtime)
         store = store.reopened()
-        async with open_on(store, []) as runtime:
-            first_ms = runtime.wall_ms() + 1_000
-        store = store.reopened()
+        first_ms = int(time.time() * 1000) + 120_000  # the wall's time is real, and goes on while they are written
         leave_many(store, 10_000, due_ms=first_ms, step_ms=360)
         store = store.reopened()
         async with open_on(store, []) as runtime:
             assert timers_of(runtime) <= bare + 1
             timers_max = 0
-            for _ in range(61):
+            for _ in range(63):
                 await anyio.sleep(60.1)
                 timers_max = max(timers_max, timers_of(runtime))
 
@@ -322,6 +323,30 @@ def test_ten_thousand_that_are_overdue_are_taken_a_bounded_number_at_a_time(run:
 
             assert timers_max <= reminders.PAGE + 3
             assert runtime.pending_max <= reminders.TAKEN_MAX
+
+    run(body)
+
+
+def test_one_set_for_the_past_waits_for_its_turn_where_many_are_unfinished(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reminders, "TAKEN_MAX", 4)
+
+    async def body() -> None:
+        store = MemoryStore()
+        async with open_on(store, []) as runtime:
+            for key in "abcd":
+                await runtime.actor("slow", key).ask(Change("set", "x"))
+            await anyio.sleep(0.1)
+            for key in "efghij":
+                await runtime.actor("slow", key).ask(Change("set", "x", after_s=None, at_ms=0))
+            await anyio.sleep(1)
+            assert runtime.pending.total() == 4
+
+            await anyio.sleep(10)
+
+            assert runtime.pending_max == 4
+            assert store.scan_index(Index.REMINDER_DUE) == []
 
     run(body)
 
