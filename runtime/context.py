@@ -1,7 +1,7 @@
 """What a handler may do beside changing its actor: stage writes, send, owe a reply, start work.
 
-One Context belongs to one activation. All that a handler asks for is gathered here and takes effect when it returns;
-a handler that raises leaves nothing behind.
+One Context belongs to one activation. What a handler writes, sends and answers is gathered here and takes effect when it
+returns; a handler that raises leaves nothing of it behind. Tasks, timers, watches and families begin at once.
 """
 
 import contextvars
@@ -281,6 +281,11 @@ class Context(Struct, eq=False):
         self._watched = self._watched or set()
         self._watched.add((target, tag))
         host.watch(self.id, tag, target)
+
+    def note_told(self, target: ActorId, tag: Any) -> None:
+        """A watch was told of its end, and is over. For the kernel."""
+        if self._watched is not None:
+            self._watched.discard((target, tag))
 
     def unwatch(self, target: ActorId, *, tag: Any) -> None:
         """End a watch; does nothing where there is none."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .envelope import Request
+from .envelope import MESSAGE_BYTES_DEFAULT, Request
 from .identity import ActorId
 
 __all__ = ["QUARANTINE_COUNT_MAX", "Quarantine", "Quarantined"]
@@ -30,6 +30,7 @@ class Quarantined(Struct, frozen=True):
         attempts: how often it was tried.
         error: what the last attempt raised, as text.
         at: when it came here, in seconds of the event loop's clock.
+        size_bytes: roughly what the message holds in memory, by its own word.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Quarantined(Struct, frozen=True):
     attempts: int
     error: str
     at: float
+    size_bytes: int = MESSAGE_BYTES_DEFAULT
 
 
 class Quarantine:

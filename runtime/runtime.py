@@ -435,6 +435,9 @@ class Runtime(Showing):
 
     def watch(self, watcher: ActorId, tag: Any, target: ActorId) -> None:
         def ended(reason: EndReason, error: BaseException | None) -> None:
+            context = self._registry.at(watcher).context
+            if context is not None:
+                context.note_told(target, tag)
             self._post.signal(watcher, ActorEnded(tag=tag, id=target, reason=reason, error=error))
 
         self._endings.watch(self._registry.cell(target.kind, target.key), (watcher, tag), ended)
