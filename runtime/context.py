@@ -1,7 +1,7 @@
 """What a handler may do beside changing its actor: stage writes, send, owe a reply, start work.
 
-One Context belongs to one activation. What a handler writes, sends and answers is gathered here and takes effect when it
-returns; a handler that raises leaves nothing of it behind. Tasks, timers, watches and families begin at once.
+One Context belongs to one activation. What a handler writes, sends and answers is gathered here and takes effect when
+it returns; a handler that raises leaves nothing of it behind. Tasks, timers, watches and families begin at once.
 """
 
 import contextvars

@@ -107,7 +107,7 @@ class Restarts:
             attempts=delivery.attempt,
             error=repr(error),
             at=self._host.now(),
-            size_bytes=delivery.message.size_bytes(),
+            size_bytes=delivery.size_bytes,
         )
         _log.error("message %d, which crashed %s %d times, is in quarantine", poison.number, cell.id, poison.attempts)
         if self._metrics.events.observers:
@@ -212,7 +212,6 @@ class Restarts:
         for delivery in repeated:
             delivery.phase = QUEUED
             delivery.admitted = True
-            delivery.size_bytes = delivery.message.size_bytes()
             delivery.attempt += 1
             delivery.queued_at = self._host.now()  # one that was handled in place has never been queued
         if repeated:
