@@ -98,11 +98,18 @@ class Ticket:
 
     def reply(self, value: Any) -> None:
         """Answer; held back until what the present handler stages is durable."""
-        self._context.put_out(HeldReply(self._delivery, value, None))
+        self._context.put_out(HeldReply(self._delivery, value, None, begun_before=self._begun_before))
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, which the caller gets raised."""
-        self._context.put_out(HeldReply(self._delivery, None, error))
+        self._context.put_out(HeldReply(self._delivery, None, error, begun_before=self._begun_before))
+
+    @property
+    def _begun_before(self) -> bool:
+        """An earlier handler may have stored a part of the request, and it is not one that may be repeated."""
+        context, delivery = self._context, self._delivery
+        owed = context.owed is not None and delivery in context.owed
+        return owed and not context.instance.handlers[type(delivery.message)].retryable
 
 
 @dataclass(slots=True)

@@ -33,20 +33,23 @@ class Output(Protocol):
 
 
 class HeldReply:
-    """An answer, or an error as the answer."""
+    """An answer, or an error as the answer. `begun_before`: an earlier handler may have stored a part of the request."""
 
-    __slots__ = ("delivery", "error", "value")
+    __slots__ = ("begun_before", "delivery", "error", "value")
 
-    def __init__(self, delivery: Delivery, value: Any, error: BaseException | None) -> None:
+    def __init__(
+        self, delivery: Delivery, value: Any, error: BaseException | None, *, begun_before: bool = False
+    ) -> None:
         self.delivery = delivery
         self.value = value
         self.error = error
+        self.begun_before = begun_before
 
     def release(self) -> None:
         self.delivery.settle(self.value, self.error)
 
     def refuse(self, error: StoreError) -> None:
-        self.delivery.settle(None, commit_failure(error))
+        self.delivery.settle(None, commit_failure(error, begun_before=self.begun_before))
 
 
 class HeldCall:
@@ -73,10 +76,13 @@ def release_all(outputs: Iterable[Output]) -> None:
             _log.exception("what an actor wanted done after its commit raised")
 
 
-def commit_failure(error: StoreError) -> Failed | Unknown:
-    """What a caller whose reply hung on a failed commit is told: Failed, or Unknown where it may have been stored."""
+def commit_failure(error: StoreError, *, begun_before: bool = False) -> Failed | Unknown:
+    """What a caller whose reply hung on a failed commit is told: Failed, or Unknown where it may have been stored.
+
+    With `begun_before` this commit was not the request's first: what came before it is stored, whatever became of this.
+    """
     failure: Failed | Unknown
-    if error.uncertain:
+    if error.uncertain or begun_before:
         failure = Unknown(f"the request may have been stored: {error}")
     else:
         failure = Failed(f"nothing of the request was stored: {error}")

@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from .envelope import QUEUED, Delivery
 
-__all__ = ["MAILBOX_BYTES_MAX", "MAILBOX_COUNT_MAX", "Mailbox", "Offered"]
+__all__ = ["FULL", "IN", "MAILBOX_BYTES_MAX", "MAILBOX_COUNT_MAX", "WAITING", "Mailbox", "Offered"]
 
 MAILBOX_COUNT_MAX = 128
 MAILBOX_BYTES_MAX = 8 * 1024 * 1024
@@ -24,9 +24,12 @@ MAILBOX_BYTES_MAX = 8 * 1024 * 1024
 class Offered(Enum):
     """What became of a delivery that was offered."""
 
-    QUEUED = auto()
+    IN = auto()
     WAITING = auto()
     FULL = auto()
+
+
+IN, WAITING, FULL = Offered  # globals, as with Phase
 
 
 class Mailbox:
@@ -71,12 +74,12 @@ class Mailbox:
         if not self._lobby and self._fits(delivery):
             self.length += 1
             self._admit(delivery)
-            return Offered.QUEUED
+            return IN
         if not wait:
-            return Offered.FULL
+            return FULL
         self.length += 1
         self._lobby.append(delivery)
-        return Offered.WAITING
+        return WAITING
 
     def drop_oldest(self) -> Delivery | None:
         """Take out the oldest message of the user lane that nobody awaits, to make space; None where there is none.
@@ -117,7 +120,8 @@ class Mailbox:
             if delivery.phase is not QUEUED:
                 continue
             self.length -= 1
-            self._count(delivery, -1)
+            self.count -= 1
+            self.size_bytes -= delivery.size_bytes
             if self._lobby:
                 self._move_in()
             return delivery
@@ -146,8 +150,8 @@ class Mailbox:
 
     def _fits(self, delivery: Delivery) -> bool:
         # One message larger than the whole bound still goes into an empty mailbox, or it could never be delivered.
-        room_bytes = self.size_bytes + delivery.size_bytes <= self._bytes_max
-        return self.count < self._count_max and (room_bytes or self.count == 0)
+        count = self.count
+        return count < self._count_max and (self.size_bytes + delivery.size_bytes <= self._bytes_max or count == 0)
 
     def _count(self, delivery: Delivery, sign: int) -> None:
         self.count += sign

@@ -24,7 +24,7 @@ from .envelope import QUEUED, SETTLED, Delivery, Request
 from .errors import ActorFailed, CyclicAsk, Expired, Failed, MailboxFull, Rejected, Stopping, Unknown
 from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, GONE, READY, STOPPED
-from .mailbox import Offered
+from .mailbox import FULL
 from .ref import ASKS_PER_CHECKPOINT, Ended, TellOverflow
 from .registry import Registry
 from .residency import Residency
@@ -156,26 +156,29 @@ class PostOffice:
         if cell.state is GONE:  # pushed out by what its own load sent
             cell = self._registry.at(cell.id)
         place = _current_place.get()
-        inside = place is not None and place[0] is self
-        chain: tuple[ActorId, ...] = place[1] if place is not None and inside else ()
-        if not (self.accepting or inside):
-            raise Stopping("the runtime is closing or closed, and takes no new work")
+        if place is None or place[0] is not self:
+            if not self.accepting:
+                raise Stopping("the runtime is closing or closed, and takes no new work")
+            chain: tuple[ActorId, ...] = ()
+            sender = circle = None
+        else:
+            chain, sender = place[1], place[1][-1] if place[1] else None
+            circle = self._circle(cell.id, chain) if chain else None
+        if circle is not None:
+            if awaited:
+                raise _cyclic(circle)
+            overflow = "reject" if overflow == "wait" else overflow
         now = self._now()
         deadline = now + timeout_s
-        sender = chain[-1] if chain else None
-        circle = self._circle(cell.id, chain) if chain else None
-        if circle is not None and awaited:
-            raise _cyclic(circle)
-        if awaited and place is not None and inside:
+        if awaited and place is not None and place[0] is self:
             deadline = min(deadline, place[2])
-        delivery = Delivery(cell.id, message, next(self._numbers), sender, deadline=deadline, awaited=awaited)
-        if not awaited:
-            delivery.on_settled = self._bury
-        else:
-            delivery.chain = chain  # nobody waits for what comes of a tell
-            if sender is not None:
-                self._note_wait(delivery, sender)
-        overflow = "reject" if overflow == "wait" and circle is not None else overflow
+        # Nobody waits for what comes of a tell.
+        waiting, on_settled = (chain, None) if awaited else ((), self._bury)
+        delivery = Delivery(
+            cell.id, message, next(self._numbers), sender, waiting, deadline, awaited, False, on_settled
+        )
+        if awaited and sender is not None:
+            self._note_wait(delivery, sender)
         self._enqueue(cell, delivery, now, overflow=overflow)
         return delivery
 
@@ -220,7 +223,7 @@ class PostOffice:
         self._run(cell)
 
     def _enqueue(self, cell: Cell, delivery: Delivery, now: float, *, overflow: TellOverflow) -> None:
-        if cell.refuses:
+        if cell.state is not READY and cell.refuses:
             delivery.settle(None, self._supervisor.restarts.refusal(cell))
             return
         delivery.size_bytes = delivery.message.size_bytes()
@@ -228,10 +231,10 @@ class PostOffice:
         cell.used_at = delivery.number
         mailbox = cell.mailbox
         offered = mailbox.offer(delivery, wait=overflow == "wait")
-        while offered is Offered.FULL and overflow == "drop_oldest" and (oldest := mailbox.drop_oldest()) is not None:
+        while offered is FULL and overflow == "drop_oldest" and (oldest := mailbox.drop_oldest()) is not None:
             oldest.settle(None, MailboxFull(f"the full mailbox of {cell.id} made room for a newer message"))
             offered = mailbox.offer(delivery, wait=False)
-        if offered is Offered.FULL:
+        if offered is FULL:
             delivery.settle(None, MailboxFull(f"the mailbox of {cell.id} is full with {len(mailbox)} messages"))
         elif cell.running is None:  # else it is looked at again when that has ended
             self._run(cell)
@@ -331,6 +334,8 @@ class PostOffice:
         self._give_up(delivery, error)
 
     def _give_up(self, delivery: Delivery, error: BaseException) -> None:
+        if delivery.phase is SETTLED:
+            return
         # The present cell, not the one that it was sent to: a delivery that is not settled keeps its cell from going.
         cell = self._registry.at(delivery.to)
         self._dispatcher.run(self._supervisor.abandon, cell, delivery, error)

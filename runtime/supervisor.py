@@ -105,7 +105,7 @@ class Supervisor:
         if delivery.deadline < now:
             delivery.settle(None, self.expired(cell, delivery))
             return
-        self._metrics.queues.add(max(now - delivery.queued_at, 0.0))
+        self._metrics.queues.add(now - delivery.queued_at)
         handler = cell.handlers.get(type(delivery.message))
         if handler is None:
             delivery.settle(None, self._not_handled(cell, delivery))

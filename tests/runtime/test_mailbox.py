@@ -61,7 +61,7 @@ class MailboxMachine(RuleBasedStateMachine):
         delivery.awaited = False
         offered = self.mailbox.offer(delivery, wait=wait)
         if not self.model.lobby and self.model.fits(delivery):
-            assert offered is Offered.QUEUED
+            assert offered is Offered.IN
             self.model.user.append(delivery)
         elif wait:
             assert offered is Offered.WAITING
@@ -90,7 +90,7 @@ class MailboxMachine(RuleBasedStateMachine):
         delivery = self._next(size_bytes)
         delivery.awaited = True
         fits = not self.model.lobby and self.model.fits(delivery)
-        assert self.mailbox.offer(delivery) is (Offered.QUEUED if fits else Offered.WAITING)
+        assert self.mailbox.offer(delivery) is (Offered.IN if fits else Offered.WAITING)
         (self.model.user if fits else self.model.lobby).append(delivery)
 
     @rule()
@@ -155,7 +155,7 @@ def test_what_is_taken_comes_in_the_order_in_which_it_was_offered(sizes: list[in
 def test_a_message_larger_than_the_whole_bound_goes_into_an_empty_mailbox() -> None:
     mailbox = Mailbox(bytes_max=BYTES_MAX)
 
-    assert mailbox.offer(a_delivery(size_bytes=10 * BYTES_MAX), wait=False) is Offered.QUEUED
+    assert mailbox.offer(a_delivery(size_bytes=10 * BYTES_MAX), wait=False) is Offered.IN
     assert mailbox.offer(a_delivery(size_bytes=1), wait=False) is Offered.FULL
 
 
