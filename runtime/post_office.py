@@ -119,10 +119,12 @@ class PostOffice:
         Raises:
             Stopping: the runtime is closing and the sender is not part of what is being finished.
             CyclicAsk: the actor waits for the sender. Nothing was queued.
-            ValueError: timeout_s is no such number.
+            ValueError, TypeError: timeout_s is no such number, overflow no such word, message no Request.
         """
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is a number of seconds above 0, or inf, not {timeout_s}")
+        if overflow != "wait":
+            _check_overflow(overflow, awaited=awaited)
         dispatcher = self._dispatcher
         if not dispatcher.running and self.accepting and _current_place.get() is None:
             dispatcher.running = True
@@ -153,6 +155,11 @@ class PostOffice:
     def _post_by_mailbox(
         self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool
     ) -> Delivery:
+        if not isinstance(message, Request):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a checker
+            raise TypeError(
+                f"a message derives from callboard.runtime.Request, as in `class Add(Request[int], frozen=True)`; "
+                f"this is a {type(message).__name__}"
+            )
         if cell.state is GONE:  # pushed out by what its own load sent
             cell = self._registry.at(cell.id)
         place = _current_place.get()
@@ -394,6 +401,13 @@ class PostOffice:
 
     def passivate(self, cell: Cell) -> bool:
         return not self._dispatcher.running and cell.state is not GONE and self._residency.passivate(cell)
+
+
+def _check_overflow(overflow: str, *, awaited: bool) -> None:
+    if overflow == "drop_oldest" and awaited:
+        raise ValueError('overflow="drop_oldest" is for tell: an ask has a caller who waits; use "wait" or "reject"')
+    if overflow not in ("wait", "reject", "drop_oldest"):
+        raise ValueError(f'overflow is "wait", "reject" or, for tell, "drop_oldest", not {overflow!r}')
 
 
 def _cyclic(circle: tuple[ActorId, ...]) -> CyclicAsk:
