@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..store.contract import Index
-from ..store.errors import Corrupt, NewerFormat, StoreError
+from ..store.errors import StoreError
 from .budget import Backoff
 from .errors import Rejected
 from .identity import ActorId
@@ -190,7 +190,7 @@ class Reminders:
             return
         stream, name = key
         try:
-            record = self._read(key)
+            record = read_reminder(self._host.store, *key)
             if record is None or record.due_ms > self._host.wall_ms():
                 self._done(key, record)
             else:
@@ -208,7 +208,7 @@ class Reminders:
         if not self._open:
             return
         try:
-            record = self._read(key)
+            record = read_reminder(self._host.store, *key)
             if record is not None and record.due_ms == due_ms:
                 self._failed(key, delivery.error)
             else:
@@ -223,13 +223,6 @@ class Reminders:
             self._host.at(self._host.now(), partial(self._send, self._lines[stream].popleft()))
         else:
             del self._lines[stream]
-
-    def _read(self, key: Key) -> ReminderRecord | None:
-        try:
-            return read_reminder(self._host.store, *key)
-        except (Corrupt, NewerFormat) as error:
-            _log.error("a reminder is left alone until the next start: %s", error)
-            return None
 
     def _done(self, key: Key, record: ReminderRecord | None) -> None:
         """A firing is over: gone, or to come at another time, which a scan from the present place may not find."""

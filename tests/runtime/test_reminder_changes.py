@@ -21,8 +21,7 @@ from callboard.runtime import (
     reminders,
 )
 from callboard.runtime.identity import ActorId
-from callboard.runtime.reminder_records import ReminderRecord, reminder_rows
-from callboard.store import Batch, Conflict, Corrupt, Fenced, Index, MemoryStore, Row, Store, StoreUnavailable, Table
+from callboard.store import Batch, Conflict, Fenced, Index, MemoryStore, Store, StoreUnavailable
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 QUICK = RestartPolicy(restarts_max=50, backoff=Backoff(first_s=0.001, max_s=0.002))
@@ -73,6 +72,7 @@ class Office:
         self.heard: list[str] = []
         self.orders: list[str] = []
         self.door = anyio.Event()
+        self.context: Context | None = None
         self._changed = anyio.Event()
 
     def note(self, name: str) -> str:
@@ -93,6 +93,7 @@ class Clerk(Actor):
 
     @handles(Remind)
     def remind(self, message: Remind, context: Context) -> None:
+        self.office.context = context
         context.remind(message.name, after_s=message.after_s, every_s=message.every_s)
         if message.then_crash:
             raise Broken
@@ -137,18 +138,10 @@ class Clerk(Actor):
                 pass
 
 
-class Deaf(Actor):
-    @handles(Remind)
-    def remind(self, message: Remind, context: Context) -> None:
-        context.remind(message.name, after_s=1)
-
-
 def an_office(store: Store) -> tuple[Runtime, Office]:
     office = Office()
     runtime = Runtime(lambda: store)
     runtime.register("clerk", partial(Clerk, office), restart=QUICK)
-    runtime.register("fleeting", partial(Clerk, office), durable=False)
-    runtime.register("deaf", Deaf)
     return runtime, office
 
 
@@ -191,6 +184,22 @@ def test_a_reminder_of_the_same_name_takes_the_place_of_the_old_one(run: Run) ->
             await anyio.sleep(0.05)
 
             assert office.heard == ["coffee", "tea"]
+            assert waiting(store) == []
+
+    run(body)
+
+
+def test_one_that_failed_once_may_be_set_anew_by_its_next_attempt(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        runtime, office = an_office(store)
+        office.orders = ["refuse", "again", "refuse"]
+        async with runtime:
+            await runtime.actor("clerk", "a").ask(Remind("tea", after_s=0.01))
+            await office.wait_heard(4)
+            await anyio.sleep(0.1)
+
+            assert office.heard == ["tea"] * 4
             assert waiting(store) == []
 
     run(body)
@@ -380,104 +389,16 @@ def test_one_that_is_set_again_and_again_while_the_disk_is_slow_leaves_one_entry
     run_in_real_time(body)
 
 
-# What cannot be.
-
-
-@pytest.mark.parametrize(("kind", "advice"), [("deaf", "@handles"), ("fleeting", "durable")])
-def test_an_actor_that_could_not_hear_it_cannot_set_one(run: Run, kind: str, advice: str) -> None:
-    async def body() -> None:
-        store = MemoryStore()
-        runtime, _ = an_office(store)
-        async with runtime:
-            with pytest.raises(Failed) as raised:
-                await runtime.actor(kind, "a").ask(Remind("tea", after_s=1))
-
-            assert isinstance(raised.value.__cause__, TypeError)
-            assert advice in str(raised.value.__cause__)
-            assert waiting(store) == []
-
-    run(body)
-
-
-def test_a_handler_of_reminders_is_gated_whatever_is_asked() -> None:
-    class Hasty(Actor):
-        @handles(Reminder, gated=False)
-        def reminded(self, _reminder: Reminder, _context: Context) -> None: ...
-
-    assert Hasty.handlers[Reminder].gated
-
-
-def test_a_record_that_cannot_be_read_holds_up_no_other(run: Run) -> None:
-    async def body() -> None:
-        store = MemoryStore()
-        for version, name in enumerate(["bad", "good"]):
-            rows, index_rows = reminder_rows(name, None, ReminderRecord(name, 5 + version))
-            store.commit([Batch("clerk:a", 1, version, rows=rows, index_rows=index_rows)])
-        store.commit([Batch("clerk:a", 1, 2, rows=(Row(Table.REMINDER, b"bad", b"\x01zzz"),))])
-        runtime, office = an_office(store)
-        async with runtime:
-            await office.wait_heard(1)
-            await anyio.sleep(0.03)
-
-            assert office.heard == ["good"]
-
-    run(body)
-
-
-def test_an_outage_while_the_index_is_read_only_delays(run: Run) -> None:
-    async def body() -> None:
-        store = MemoryStore()
-        runtime, office = an_office(store)
-        async with runtime:
-            await runtime.actor("clerk", "a").ask(Remind("tea", after_s=0.01))
-            for _ in range(3):
-                store.fail_next_read(StoreUnavailable("asleep"))
-
-            await office.wait_heard(1)
-
-            assert waiting(store) == []
-
-    run(body)
-
-
-def test_a_runtime_whose_reminders_cannot_be_read_does_not_open(run: Run) -> None:
-    async def body() -> None:
-        store = MemoryStore()
-        runtime, _ = an_office(store)
-        store.fail_next_read(Corrupt("index", "it is all zeros"))
-
-        with pytest.raises(Corrupt):
-            async with runtime:
-                pass
-
-    run(body)
-
-
-def test_a_kind_may_be_registered_when_the_runtime_is_open(run: Run) -> None:
-    async def body() -> None:
-        store = MemoryStore()
-        for stream, name in (("late:a", "tea"), ("later:a", "milk")):
-            rows, index_rows = reminder_rows(name, None, ReminderRecord(name, 5))
-            store.commit([Batch(stream, 1, 0, rows=rows, index_rows=index_rows)])
-        runtime, office = an_office(store)
-        async with runtime:
-            runtime.register("late", partial(Clerk, office))
-            await office.wait_heard(1)
-            await anyio.sleep(0.02)
-            runtime.register("later", partial(Clerk, office))
-            await office.wait_heard(2)
-
-            assert office.heard == ["tea", "milk"]
-
-    run(body)
-
-
-def test_only_a_reminder_that_is_stored_is_handled(run: Run) -> None:
+def test_what_is_durable_is_kept_in_memory_no_longer(run: Run) -> None:
     async def body() -> None:
         runtime, office = an_office(MemoryStore())
         async with runtime:
-            await runtime.actor("clerk", "a").ask(Reminder("tea", 5, 0))
+            await runtime.actor("clerk", "a").ask(Remind("tea", after_s=1))
+            await runtime.actor("clerk", "a").ask(Erase())
+            assert office.context is not None
+            in_flight = office.context.reminding._in_flight  # pyright: ignore[reportPrivateUsage] - memory has no face
 
-            assert office.heard == []
+            assert len(in_flight) == 0
+            assert not in_flight.knows("tea")
 
     run(body)

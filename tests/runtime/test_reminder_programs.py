@@ -327,8 +327,9 @@ def test_ten_thousand_that_are_overdue_are_taken_a_bounded_number_at_a_time(run:
     run(body)
 
 
+@pytest.mark.parametrize("late", ["e", "efghij"])
 def test_one_set_for_the_past_waits_for_its_turn_where_many_are_unfinished(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
     monkeypatch.setattr(reminders, "TAKEN_MAX", 4)
 
@@ -338,7 +339,7 @@ def test_one_set_for_the_past_waits_for_its_turn_where_many_are_unfinished(
             for key in "abcd":
                 await runtime.actor("slow", key).ask(Change("set", "x"))
             await anyio.sleep(0.1)
-            for key in "efghij":
+            for key in late:
                 await runtime.actor("slow", key).ask(Change("set", "x", after_s=None, at_ms=0))
             await anyio.sleep(1)
             assert runtime.pending.total() == 4
@@ -404,5 +405,20 @@ def test_one_that_always_crashes_does_not_spend_the_default_restart_budget(run: 
             assert runtime.statistics().failed == 0
             assert 86_400 / 300 <= 1_000 - len(faults) <= 86_400 / 150 + 10
             await diary.ask(Change("forget", "poison"), timeout_s=60)
+
+    run(body)
+
+
+def test_periodic_ones_that_are_always_overdue_do_not_keep_the_runtime_open(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore(keep_history=True)
+        async with open_on(store, []) as runtime:
+            for name in "xyz":
+                await runtime.actor("slow", "a").ask(Change("set", name, None, 0.5))
+            await anyio.sleep(20)
+            began, commits = runtime.now(), len(store.committed)
+
+        assert runtime.now() - began < 5
+        assert len(store.committed) <= commits + 1
 
     run(body)
