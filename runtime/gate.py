@@ -33,7 +33,7 @@ class Output(Protocol):
 
 
 class HeldReply:
-    """An answer, or an error as the answer. `begun_before`: an earlier handler may have stored a part of the request."""
+    """An answer, or an error as the answer. `begun_before`: an earlier handler may have stored some of the request."""
 
     __slots__ = ("begun_before", "delivery", "error", "value")
 
