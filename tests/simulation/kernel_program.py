@@ -37,6 +37,7 @@ from kernel_actors import (
     Seen,
     number_of,
 )
+from slow_disk import RuntimeOnSlowDisk
 
 from callboard.runtime import Backoff, Context, Failed, Rejected, RestartPolicy, Runtime, Unknown
 from callboard.runtime.cell import Cell
@@ -54,6 +55,8 @@ ACTORS = ("a", "b", "c")
 SENDERS = 4
 STEPS_MAX = 30
 MAILBOX_COUNT_MAX = 4
+DISK_SLOWEST_S = 0.3
+"""Of each of a write's two halves: longer than the shortest drain, and than most restarts are waited for."""
 LIMIT_S = 2000.0
 """Virtual seconds for a whole program, which takes some hundred: one that needs more of them hangs."""
 
@@ -140,7 +143,10 @@ class Life:
         self.leave = anyio.CancelScope()
         self.endings: Counter[str] = Counter()
         self.drain_timeout_s = self.random.choice([0.0, 0.5, 3.0])
-        self.runtime = Runtime(
+        self.disk_slowest_s = self.random.choice([0.0, 0.02, DISK_SLOWEST_S])
+        # Without a thread, and in place where the disk takes no time: else every program would be one on a slow disk.
+        build = Runtime if self.disk_slowest_s == 0.0 else partial(RuntimeOnSlowDisk, draw_times=self.disk_times_s)
+        self.runtime = build(
             lambda: store, drain_timeout_s=self.drain_timeout_s, actors_max=self.random.choice([1, 100])
         )
         self.policy = RestartPolicy(
@@ -348,12 +354,16 @@ class Life:
 
     def _look_at(self, cell: Cell) -> None:
         queued = sum(1 for _ in cell.box) if cell.box is not None else 0
-        if cell.running is None and queued and cell.state in (State.READY, State.ABSENT, State.STOPPING):
+        could_work = cell.state in (State.READY, State.STOPPING) or (cell.state is State.ABSENT and not cell.gate)
+        if cell.running is None and queued and could_work:
             self.seen.faults.append(f"{cell.id} is {cell.state.name}, idle and has {queued} messages in its mailbox")
         if cell.state is State.FAILED and not self.program.families:
             crashes = self.seen.crashes[cell.id.key]
             if len(crashes_in(crashes, self.policy.window_s)) <= self.policy.restarts_max:
                 self.seen.faults.append(f"{cell.id} has failed after {crashes}: within its budget")
+
+    def disk_times_s(self) -> tuple[float, float]:
+        return self.random.uniform(0.0, self.disk_slowest_s), self.random.uniform(0.0, self.disk_slowest_s)
 
     # For actors -----------------------------------------------------------------------------------------------------
 
