@@ -125,7 +125,7 @@ class Runtime(Kernel):
             actors_max=bounds.actors_max,
             actors_bytes_max=bounds.actors_bytes_max,
         )
-        self.turn_waits = TurnWaits()
+        self.turn_waits: TurnWaits = TurnWaits()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
         self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)

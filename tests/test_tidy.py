@@ -46,7 +46,6 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runtime/residency.py": "a user's method, asked by a timer or by somebody else's message",
             "runtime/observing.py::Observable.tell": "a user's observer must not disturb what it observes",
             "tests/simulation/soak.py::judge": "whatever a program ends with is its seed's, and the others go on",
-            "tests/simulation/soak.py::judge": "whatever ends a program is that seed's, and the others go on",
         },
         "a_task_lives_in_a_task_group": {
             "tests/actors/test_tool_faults.py::awaits_a_cancelled_task": "a user's tool, which does what ours may not",
