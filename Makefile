@@ -42,8 +42,10 @@ else
 	coverage report
 endif
 
-soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel (ARGS=... goes to tests/simulation/soak.py)
-	python tests/simulation/soak.py $(ARGS)
+soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, then ten minutes of crashes and cancel storms on each event loop
+	python tests/simulation/soak.py
+	python tests/simulation/storms.py --backend trio
+	python tests/simulation/storms.py --backend asyncio
 
 check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
 	ruff format --check .
