@@ -80,7 +80,9 @@ class DoLater(Do, frozen=True):
 
 
 class DoInTwo(Do, frozen=True):
-    """Does its work and owes the reply, which a child pays."""
+    """Does its work and owes the reply, which a child pays; `second`, if not 0, is written only then."""
+
+    second: int = 0
 
 
 class DoAgain(Do, frozen=True):
@@ -140,6 +142,7 @@ class Seen:
     Attributes:
         running: handlers that run now, by actor. asking: whom the handler of an actor waits for.
         handled: (actor, message) as handlers began; done: messages whose handlers reached their end.
+        repeatable: those of the messages that have begun which may crash their actor more than once.
         orders: by (actor, sender), the orders of the messages of outside senders, and whether they may be repeated.
         sent, arrived: messages that one actor requested of another, by (from, to).
         accepted: messages that nobody awaits and that were taken. purged: those taken out of quarantine for good.
@@ -153,6 +156,7 @@ class Seen:
     asking: dict[str, str] = field(default_factory=dict[str, str])
     handled: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     done: set[int] = field(default_factory=set[int])
+    repeatable: set[int] = field(default_factory=set[int])
     orders: dict[tuple[str, int], list[tuple[int, bool]]] = field(default_factory=lambda: defaultdict(list))
     sent: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
     arrived: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -190,7 +194,6 @@ class Player(Actor):
         rows = context.store.scan(str(self.id), Table.MESSAGE)
         self.numbers = [int(value) for _, value in rows]
         self.owed: dict[int, Ticket] = {}
-        self.attempts: Counter[int] = Counter()
         if len(self.numbers) != context.version:
             self.witness.seen.faults.append(f"{self.id} was loaded with {self.numbers} at version {context.version}")
         delay_s = self.witness.load_delay_s()
@@ -265,7 +268,11 @@ class Player(Actor):
         if ticket is None:
             return
         try:
-            ticket.reply(signal.tag.number if isinstance(signal.tag, DoInTwo) else self._end(signal.tag, context))
+            if isinstance(signal.tag, DoLater):
+                self._end(signal.tag, context)
+            elif signal.tag.second:
+                self._write(signal.tag.second, context)
+            ticket.reply(signal.tag.number)
         except Refused as refused:
             ticket.fail(refused)
 
@@ -322,7 +329,8 @@ class Player(Actor):
         self._nobody_else_runs()
         seen.running[key] += 1
         seen.handled.append((key, message.number))
-        self.attempts[message.number] += 1
+        if isinstance(message, DoAgain):
+            seen.repeatable.add(message.number)
         if context.sender is not None and message.sender == REQUESTED:
             seen.arrived[context.sender.key, key].append(message.number)
         elif message.sender >= 0 and not isinstance(message, DoLater) and not seen.released[message.number]:
@@ -341,8 +349,7 @@ class Player(Actor):
         if message.refuses:
             raise Refused
         if message.writes:
-            context.stage(rows=(Row(Table.MESSAGE, b"%08d" % context.version, b"%d" % message.number),))
-            self.numbers.append(message.number)
+            self._write(message.number, context)
         if message.forward is not None:
             number, target = message.forward
             context.after_commit(lambda: seen.sent[key, target].append(number))
@@ -359,3 +366,7 @@ class Player(Actor):
             seen.faults.append(f"{self.id} has {self.numbers} in memory at version {context.version}")
         seen.done.add(message.number)
         return message.number
+
+    def _write(self, number: int, context: Context) -> None:
+        context.stage(rows=(Row(Table.MESSAGE, b"%08d" % context.version, b"%d" % number),))
+        self.numbers.append(number)

@@ -1,5 +1,7 @@
 """What must hold after a program of kernel_program.py: the kernel's promises, on what the actors and callers have seen.
 
+That each of these can fail is shown by the broken kernels of test_mutations.py.
+
 | invariant | where |
 |---|---|
 | at most one handler of an actor at a time | Seen.faults |
@@ -12,13 +14,14 @@
 | an actor's drain, and the runtime's, end in time | `_check_ends`, Seen.faults |
 | nobody is idle with a message in its mailbox | Seen.faults |
 | nobody waits in a circle, nested asks end by their caller's deadline | Seen.faults |
+| what an actor has in memory is what is stored | Seen.faults |
+| a watcher is told once; waits that have ended leave no edge | `_check_ends` |
 | never two ticks of a timer pending, the period counts from completion | Seen.faults |
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
-from kernel_actors import RETRYABLE, DoAgain, number_of
+from kernel_actors import RETRYABLE, DoInTwo, number_of
 from kernel_program import Backend, Life, Program, played
 
 from callboard.runtime.restarts import ATTEMPTS_MAX
@@ -71,7 +74,7 @@ def _check_order(life: Life) -> None:
     for pair, numbers in seen.arrived.items():
         assert numbers == [number for number in seen.sent[pair] if number in set(numbers)], f"{pair}: out of order"
     times = Counter(number for _, number in seen.handled)
-    for number in _numbers(life, DoAgain):
+    for number in seen.repeatable:
         attempts_max = ATTEMPTS_MAX * (1 + seen.released[number])
         assert times[number] <= attempts_max, f"{number} was tried {times[number]} times"
 
@@ -122,14 +125,12 @@ def _check_outcomes(program: Program, stored: Counter[int]) -> None:
         retryable = isinstance(message, RETRYABLE)
         if outcome == "reply" and message.writes:
             assert stored[number] == 1, f"{number} was acknowledged and is not stored"
+        second = message.second if isinstance(message, DoInTwo) else 0
+        if outcome == "reply" and second:
+            assert stored[second] == 1, f"{number} was acknowledged and its second half is not stored"
         if outcome in NOT_STORED:
-            assert not stored[number], f"{number} ended with {outcome} and is stored"
+            assert not stored[number] + stored[second], f"{number} ended with {outcome} and is stored"
         if outcome in NEVER_RAN or (outcome in ("Stopping", "ActorFailed") and not retryable):
             assert number not in begun, f"{number}: {outcome}, but it ran"
         if outcome == "Failed" and not retryable and message.forward is not None:
             assert message.forward[0] not in begun, f"{message.forward[0]} was sent by {number}, which is not stored"
-
-
-def _numbers(life: Life, kind: type) -> Iterable[int]:
-    handled = {number for _, number in life.seen.handled}
-    return (n for n, (_, message) in life.program.asked.items() if isinstance(message, kind) and n in handled)
