@@ -3,8 +3,8 @@
 A program is one to three lives of a runtime on one store. In each, a few senders do what `OPERATIONS` lists to a few
 actors, in an order and with arguments that the seed draws: they ask and tell, go away, crash handlers, fail the store
 before or after the write, passivate, stop, drain, kill, resume and watch. In two of three lives commits take a while,
-see slow_disk.py. A life ends by draining or by being
-cancelled; the next one begins after it, or takes the store over while the old one still believes to own it.
+see slow_disk.py. A life ends by draining or by being cancelled; the next one begins after it, or takes the store over
+while the old one still believes to own it.
 
 Source: FoundationDB's simulation testing; TigerBeetle's VOPR.
 """
