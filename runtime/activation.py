@@ -23,7 +23,7 @@ from .context import Context
 from .dispatch import Dispatcher
 from .families import dissolve
 from .gate import release_all
-from .guard import Outcome
+from .guard import Outcome, interrupts
 from .lifecycle import ABSENT, ACTIVATE, LOADED, LOADING, Event
 from .metrics import Metrics
 from .observing import ActorActivated, BreakerMoved
@@ -105,7 +105,7 @@ class Activation:
             loading = context.variables.run(context.instance.load, context) if context.instance.loads else None
         except BaseException as error:  # the supervisor's guard: every crash ends here
             self._failed(cell, error)
-            if not isinstance(error, Exception):
+            if interrupts(error):
                 raise
             return
         if loading is None:

@@ -14,74 +14,90 @@ from functools import partial
 
 from msgspec import Struct, field
 
-from .envelope import SETTLED, Delivery
-from .timers import Timers
+from .envelope import Delivery
+from .timers import Timer, Timers
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "Wait"]
 
 _COMPACT_MIN = 128
 _LINES_MAX = 64
+
+
+class Wait(Struct, eq=False):
+    """One who waits. It lets go of the delivery, and of the reply in it, as soon as the wait is over."""
+
+    deadline: float
+    delivery: Delivery | None
+    timer: Timer | None = None
+
+    def over(self) -> None:
+        """The delivery is settled, or nobody waits for it any more."""
+        self.delivery = None
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class _Line(Struct, eq=False):
     """Those who wait equally long. `due_at`: when it is looked at next; `compact_at`: so many are too many."""
 
     due_at: float
-    queue: deque[Delivery] = field(default_factory=lambda: deque[Delivery]())
+    queue: deque[Wait] = field(default_factory=lambda: deque[Wait]())
     compact_at: int = _COMPACT_MIN
 
 
 class Deadlines:
-    """See the module's text. `expire` is called with each delivery that is not settled when its deadline comes."""
+    """See the module's text. `expire` is called with each delivery that is waited for when its deadline comes."""
 
     def __init__(self, timers: Timers, expire: Callable[[Delivery], None]) -> None:
         self._timers = timers
         self._expire = expire
         self._lines: dict[float, _Line] = {}
 
-    def add(self, timeout_s: float, delivery: Delivery) -> None:
-        """Watch over `delivery.deadline`, a finite time that is about `timeout_s` seconds from now."""
+    def add(self, timeout_s: float, delivery: Delivery) -> Wait:
+        """Watch over `delivery.deadline`, a finite time about `timeout_s` seconds from now, until the wait is over."""
+        wait = Wait(delivery.deadline, delivery)
         line = self._lines.get(timeout_s)
         if line is None:
             if len(self._lines) >= _LINES_MAX:  # every ask has another timeout: then each has its own timer
-                self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
-                return
-            line = self._lines[timeout_s] = _Line(delivery.deadline)
-            self._timers.at(delivery.deadline, partial(self._due, timeout_s))
+                wait.timer = self._timers.at(wait.deadline, partial(self._expire_one, wait))
+                return wait
+            line = self._lines[timeout_s] = _Line(wait.deadline)
+            self._timers.at(wait.deadline, partial(self._due, timeout_s))
         queue = line.queue
-        while queue and queue[0].phase is SETTLED:
+        while queue and queue[0].delivery is None:
             queue.popleft()
-        if delivery.deadline < (queue[-1].deadline if queue else line.due_at):
+        if wait.deadline < (queue[-1].deadline if queue else line.due_at):
             # A nested ask: its caller's deadline bounds it.
-            self._timers.at(delivery.deadline, partial(self._expire_one, delivery))
-            return
-        queue.append(delivery)
+            wait.timer = self._timers.at(wait.deadline, partial(self._expire_one, wait))
+            return wait
+        queue.append(wait)
         if len(queue) >= line.compact_at:
             _compact(line)
+        return wait
 
     def _due(self, timeout_s: float) -> None:
         """The deadline of the queue's first one, at the latest, has come."""
         line = self._lines[timeout_s]
         queue = line.queue
         now = self._timers.now()
-        due: list[Delivery] = []
-        while queue and (queue[0].phase is SETTLED or queue[0].deadline <= now):
+        due: list[Wait] = []
+        while queue and (queue[0].delivery is None or queue[0].deadline <= now):
             due.append(queue.popleft())
         if queue:
             line.due_at = queue[0].deadline
             self._timers.at(line.due_at, partial(self._due, timeout_s))
         else:
             del self._lines[timeout_s]
-        for delivery in due:  # last: what follows from it may begin a wait with the same timeout
-            self._expire_one(delivery)
+        for wait in due:  # last: what follows from it may begin a wait with the same timeout
+            self._expire_one(wait)
 
-    def _expire_one(self, delivery: Delivery) -> None:
-        if delivery.phase is not SETTLED:
-            self._expire(delivery)
+    def _expire_one(self, wait: Wait) -> None:
+        if wait.delivery is not None:
+            self._expire(wait.delivery)
 
 
 def _compact(line: _Line) -> None:
-    waiting = [delivery for delivery in line.queue if delivery.phase is not SETTLED]
+    waiting = [wait for wait in line.queue if wait.delivery is not None]
     line.queue.clear()
     line.queue.extend(waiting)
     line.compact_at = max(_COMPACT_MIN, 2 * len(waiting))

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-__all__ = ["Outcome", "foreign_cancellation", "run_guarded"]
+__all__ = ["Outcome", "foreign_cancellation", "interrupts", "run_guarded"]
 
 
 class Outcome(Struct, gc=False):
@@ -21,8 +21,16 @@ class Outcome(Struct, gc=False):
     cancelled: bool = False
 
 
+def interrupts(error: BaseException) -> bool:
+    """True for what belongs to whoever runs the program, not to the code that raised it: Ctrl-C, sys.exit()."""
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[BaseException] = error
+        return any(map(interrupts, group.exceptions))
+    return isinstance(error, KeyboardInterrupt | SystemExit)
+
+
 async def run_guarded(work: Awaitable[Any], *, scope: anyio.CancelScope, host: anyio.CancelScope) -> Outcome:
-    """Await `work` inside of `scope`; only a cancellation of `host`, and what is no Exception, leaves this."""
+    """Await `work` inside of `scope`; only a cancellation of `host`, and interrupts, leave this."""
     try:
         with scope:
             return Outcome(await work)
@@ -32,6 +40,12 @@ async def run_guarded(work: Awaitable[Any], *, scope: anyio.CancelScope, host: a
         if host.cancel_called:
             raise
         return Outcome(error=foreign_cancellation(error))
+    except GeneratorExit:
+        raise  # the event loop has ended without us
+    except BaseException as error:
+        if host.cancel_called or interrupts(error):
+            raise
+        return Outcome(error=error)
     return Outcome(cancelled=True)
 
 

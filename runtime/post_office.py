@@ -295,14 +295,16 @@ class PostOffice:
         if delivery.phase is SETTLED:
             return
         waker = delivery.waker = self._wakers.pop() if self._wakers else self._backend.waker()
-        if delivery.deadline != math.inf:
-            self._deadlines.add(timeout_s, delivery)
+        wait = self._deadlines.add(timeout_s, delivery) if delivery.deadline != math.inf else None
         try:
             while delivery.phase is not SETTLED:  # pyright: ignore[reportUnnecessaryComparison] - it changes meanwhile
                 await waker.wait()
         except BaseException:  # cancelled
             self.give_up(delivery)
             raise
+        finally:
+            if wait is not None:
+                wait.over()
         delivery.waker = None  # it was waited for, and nobody else will wake it: another ask may have it
         if len(self._wakers) < _WAKERS_MAX:
             self._wakers.append(waker)

@@ -33,9 +33,9 @@ from .context import Context, Host, Ticket
 from .dead_letters import DeadLetters
 from .dispatch import Dispatcher
 from .envelope import HELD, QUEUED, RUNNING, SETTLED, Delivery
-from .errors import Expired, Failed, Unknown
+from .errors import Expired, Failed, Stopping, Unknown
 from .gate import Gate, HeldReply, release_all
-from .guard import Outcome
+from .guard import Outcome, interrupts
 from .lifecycle import ABSENT, LOADING, READY, STOPPING
 from .metrics import Metrics
 from .signals import Abandoned, Tick
@@ -83,6 +83,7 @@ class Supervisor:
         self.residency: Residency
         self.dispatcher: Dispatcher
         self.now: Callable[[], float]
+        self._note_cut: Callable[[str], None] | None = None
         self.committer: Committer
         self.post: PostOffice
         self.workers: Workers
@@ -131,8 +132,8 @@ class Supervisor:
             self._answer_error(cell, handler, delivery, error)
         except BaseException as error:  # the supervisor's guard: every crash ends here
             self.restarts.crashed(cell, error, delivery, handler)
-            if not isinstance(error, Exception):
-                raise  # a KeyboardInterrupt belongs to whoever runs the loop, but the actor's caller has its answer
+            if interrupts(error):
+                raise  # but the actor's caller has its answer
         else:
             if handler.is_async:
                 delivery.began_at = now
@@ -171,6 +172,14 @@ class Supervisor:
 
     def _start(self, cell: Cell, handler: Handler, delivery: Delivery, work: Any) -> None:
         assert cell.context is not None
+        if (
+            self._note_cut is not None
+        ):  # the runtime closes, and cancels handlers: one that has not begun does not begin
+            work.close()
+            cell.context.begin(None)
+            if delivery.settle(None, Stopping(f"the runtime stopped before {cell.id} handled this")):
+                self._note_cut(f"{cell.id}: {type(delivery.message).__name__}")
+            return
         cell.running = delivery
         variables = self.post.variables_for(cell.context, delivery)
         # When it has ended no await may come: the next message must not start before this one is finished.
@@ -300,6 +309,7 @@ class Supervisor:
 
     def cut_short(self, cells: "list[Cell]", note: Callable[[str], None]) -> None:
         """Cancel the async handlers and loads of these, and from now on each new one as it starts."""
+        self._note_cut = note
         self.workers.cut()
         for cell in cells:
             if cell.job is not None:

@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec import Struct, field
 
-from .guard import Outcome, foreign_cancellation, run_guarded
+from .guard import Outcome, foreign_cancellation, interrupts, run_guarded
 from .waking import Backend, Resumed, Seat
 
 __all__ = ["IDLE_WORKERS_MAX", "Holder", "Job", "Worker", "Workers"]
@@ -139,9 +139,11 @@ class Workers:
             outcome = Outcome(error=error)
         except anyio.get_cancelled_exc_class() as error:
             outcome = Outcome(error=foreign_cancellation(error))
-        except BaseException as error:  # as with a plain handler: its actor crashes, and who runs the loop gets it
+        except BaseException as error:
             self._finish_in_place(worker, Outcome(error=error))
-            raise
+            if interrupts(error):
+                raise
+            return
         self._finish_in_place(worker, outcome)
 
     def _finish_in_place(self, worker: Worker, outcome: Outcome) -> None:
@@ -151,7 +153,12 @@ class Workers:
 
     async def _serve(self, worker: Worker) -> None:
         while True:
-            outcome = await run_guarded(self._jobs(worker), scope=worker.scope, host=self._tasks.cancel_scope)
+            try:
+                outcome = await run_guarded(self._jobs(worker), scope=worker.scope, host=self._tasks.cancel_scope)
+            except BaseException as error:
+                if worker.job is not None and interrupts(error):  # but who waits for the job has its answer
+                    self._end(worker, Outcome(error=error))
+                raise
             spent = worker.spent or worker.job is not None
             worker.scope, worker.spent = anyio.CancelScope(), False
             if worker.job is not None:  # cancelled, or it left with more than an Exception

@@ -258,9 +258,14 @@ def test_at_the_deadline_what_is_left_is_cut_answered_and_reported(run: Run) -> 
                 await anyio.wait_all_tasks_blocked()
 
         assert anyio.current_time() - started < GRACE_S, "what can be cancelled does not use up the grace"
-        assert sorted(outcomes) == ["Failed", "Failed", "None", "Unknown"]
+        assert sorted(outcomes) == ["Failed", "None", "Stopping", "Unknown"], "what has not begun was refused"
         assert sorted(log) == ["cancelled", "child ended with Failed"]
-        assert sorted(runtime.cut) == ["worker:a: the handler of Sleep", "worker:b: Owe", "worker:c: child"]
+        assert sorted(runtime.cut) == [
+            "worker:a: Sleep",
+            "worker:a: the handler of Sleep",
+            "worker:b: Owe",
+            "worker:c: child",
+        ]
         again = store.reopened().load("worker:c")
         assert again is not None
         assert again.head == b"7", "what cancelled work has to say is still stored"

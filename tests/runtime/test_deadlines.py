@@ -11,8 +11,8 @@ import trio.testing
 from hypothesis import given, settings, strategies as st
 
 from callboard.runtime import Actor, ActorId, Context, Request, Runtime, handles
-from callboard.runtime.deadlines import Deadlines
-from callboard.runtime.envelope import SETTLED, Delivery
+from callboard.runtime.deadlines import Deadlines, Wait
+from callboard.runtime.envelope import Delivery
 from callboard.runtime.timers import Timers
 from callboard.runtime.waking import current_backend
 from callboard.store import MemoryStore
@@ -62,8 +62,9 @@ def test_everybody_gives_up_at_their_own_deadline_or_not_at_all(
             expired[delivery.number] = trio.current_time()
             delivery.settle(None, None)
 
-        def answer(delivery: Delivery) -> None:
+        def answer(delivery: Delivery, wait: Wait) -> None:
             delivery.settle(None, None)
+            wait.over()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(timers.serve)
@@ -71,8 +72,8 @@ def test_everybody_gives_up_at_their_own_deadline_or_not_at_all(
                 await trio.sleep(pause_s)
                 now = trio.current_time()
                 delivery = Delivery(ActorId("kind", "key"), Note(), number, deadline=now + timeout_s - sooner_s)
-                deadlines.add(timeout_s + (number / 1e6 if distinct else 0.0), delivery)
-                timers.at(now + answered_s, partial(answer, delivery))
+                wait = deadlines.add(timeout_s + (number / 1e6 if distinct else 0.0), delivery)
+                timers.at(now + answered_s, partial(answer, delivery, wait))
                 if answered_s > timeout_s - sooner_s:
                     due[number] = delivery.deadline
             await trio.sleep(200)
@@ -85,7 +86,8 @@ def test_everybody_gives_up_at_their_own_deadline_or_not_at_all(
 
 
 @pytest.mark.parametrize("one_is_slow", [False, True])
-def test_what_was_answered_is_not_kept_until_its_deadline(one_is_slow: bool) -> None:
+@pytest.mark.parametrize("timeouts", [1, 400])
+def test_what_was_answered_is_not_kept_until_its_deadline(one_is_slow: bool, timeouts: int) -> None:
     grown: list[int] = []
 
     async def body() -> None:
@@ -97,11 +99,12 @@ def test_what_was_answered_is_not_kept_until_its_deadline(one_is_slow: bool) -> 
             copier = runtime.actor("copier", "k")
             await copier.ask(Large(b""))
             before = tracemalloc.get_traced_memory()[0]
-            for _ in range(400):
-                await copier.ask(Large(bytes(50_000)))
+            for number in range(400):
+                await copier.ask(Large(bytes(50_000)), timeout_s=30.0 + number % timeouts)
             gc.collect()
             grown.append(tracemalloc.get_traced_memory()[0] - before)
-            slow.phase = SETTLED
+            assert runtime.statistics().timers < 100
+            slow.settle(None, None)
 
     tracemalloc.start()
     try:
@@ -109,4 +112,4 @@ def test_what_was_answered_is_not_kept_until_its_deadline(one_is_slow: bool) -> 
     finally:
         tracemalloc.stop()
 
-    assert grown[0] < (140 * 100_000 if one_is_slow else 10 * 100_000)
+    assert grown[0] < 10 * 100_000
