@@ -5,7 +5,7 @@ which the scope takes the cancellation and lets the error go on.
 """
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from msgspec import Struct
@@ -24,8 +24,7 @@ class Outcome(Struct, gc=False):
 def interrupts(error: BaseException) -> bool:
     """True for what belongs to whoever runs the program, not to the code that raised it: Ctrl-C, sys.exit()."""
     if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
-        return any(map(interrupts, group.exceptions))
+        return any(map(interrupts, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     return isinstance(error, KeyboardInterrupt | SystemExit)
 
 
