@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ..store.contract import Batch, Head, IndexRow, Row, Store
 from ..store.keys import check_batch
+from .actor import Actor
 from .envelope import SETTLED, Delivery, Request
 from .errors import Stopping
 from .gate import HeldCall, HeldReply, Output
@@ -25,7 +26,6 @@ from .ticks import Ticks
 from .timers import Timer
 
 if TYPE_CHECKING:
-    from .actor import Actor
     from .ref import Ref
 
 __all__ = ["ACTIVATION_BITS", "Context", "Host", "Staged", "Ticket"]
@@ -142,7 +142,7 @@ class Context(Struct, eq=False):
 
     # What only some activations need is made when it is first needed.
     _host: Host
-    instance: "Actor"
+    instance: Actor
     id: ActorId
     epoch: int
     variables: contextvars.Context
