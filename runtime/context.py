@@ -15,13 +15,13 @@ from msgspec import Struct
 from ..store.contract import Batch, Head, IndexRow, Row, Store
 from ..store.keys import check_batch
 from .actor import Actor
-from .envelope import SETTLED, Delivery, Request
+from .envelope import SETTLED, Delivery, Request, check_message
 from .errors import Stopping
 from .gate import HeldCall, HeldReply, Output
 from .identity import ActorId
 from .reminder_records import ReminderRecord
 from .reminding import Reminding
-from .signals import Answered, Tick
+from .signals import ActorEnded, Answered, ChildEnded, Tick
 from .ticks import Ticks
 from .timers import Timer
 
@@ -130,7 +130,8 @@ class Context(Struct, eq=False):
         id: the actor's id.
         epoch: the activation's number; greater than that of every earlier activation of this id.
         version: the number of the newest batch, staged ones included.
-        stored: guard and head as they were found at activation; None where the actor was never stored.
+        stored: guard and head as they were found at activation, not as they are now: what this activation has staged
+            is not in it. None where nothing was stored then.
 
     For the kernel:
         instance: the actor whose activation this is.
@@ -217,7 +218,10 @@ class Context(Struct, eq=False):
 
         Raises:
             UnknownActor: nobody has registered its kind.
+            TypeError: no message, or no id.
         """
+        check_message(message)
+        _check_id(to)
         self._host.check_actor(to)
         self.put_out(HeldCall(lambda: self._host.send(to, message, sender=self.id)))
 
@@ -226,7 +230,11 @@ class Context(Struct, eq=False):
 
         Raises:
             UnknownActor: nobody has registered its kind.
+            TypeError: no message, or no id; or this actor has no handler of `Answered`.
         """
+        check_message(message)
+        _check_id(to)
+        self.check_hears(Answered, "the answer")
         self._host.check_actor(to)
 
         def answered(delivery: Delivery) -> None:
@@ -250,7 +258,14 @@ class Context(Struct, eq=False):
         self.outputs.append(output)
 
     def spawn(self, work: Callable[[], Awaitable[Any]], *, tag: Any) -> None:
-        """Start `work` as a supervised task of this actor, at once; its end comes back as a `ChildEnded` signal."""
+        """Start `work` as a supervised task of this actor, at once; its end comes back as a `ChildEnded` signal.
+
+        Raises:
+            TypeError: `work` is no function (a coroutine, say), or this actor has no handler of `ChildEnded`.
+        """
+        if not callable(work):
+            raise TypeError(f"spawn takes an async function, not what it returns: `spawn(work, ...)`, not {work!r}")
+        self.check_hears(ChildEnded, "the task's end")
         self._living.spawn(self.id, tag, work)
 
     def cancel_child(self, tag: Any) -> bool:
@@ -259,6 +274,7 @@ class Context(Struct, eq=False):
 
     def after(self, delay_s: float, tag: Any) -> None:
         """Send this actor a `Tick` with this tag, `delay_s` seconds from now, once. See `every`."""
+        self.check_hears(Tick, "its timer")
         self._timers().start(tag, delay_s, None)
 
     def every(self, period_s: float, tag: Any) -> None:
@@ -269,7 +285,9 @@ class Context(Struct, eq=False):
 
         Raises:
             ValueError: no number of seconds above 0.
+            TypeError: this actor has no handler of `Tick`.
         """
+        self.check_hears(Tick, "its timer")
         self._timers().start(tag, period_s, period_s)
 
     def cancel_timer(self, tag: Any) -> bool:
@@ -283,7 +301,10 @@ class Context(Struct, eq=False):
 
         Raises:
             UnknownActor: nobody has registered its kind.
+            TypeError: no id, or this actor has no handler of `ActorEnded`.
         """
+        _check_id(target)
+        self.check_hears(ActorEnded, "the end that it watches for")
         host = self._living
         self._watched = self._watched or set()
         self._watched.add((target, tag))
@@ -309,7 +330,9 @@ class Context(Struct, eq=False):
         Raises:
             UnknownActor: nobody has registered its kind.
             ValueError: it has another supervisor, or is one of those above this actor.
+            TypeError: no id.
         """
+        _check_id(child)
         self._living.supervise(self.id, child)
 
     def remind(
@@ -352,6 +375,12 @@ class Context(Struct, eq=False):
         if self._reminding is None:
             self._reminding = Reminding(self._host, self)
         return self._reminding
+
+    def check_hears(self, signal: type, what: str) -> None:
+        """For the kernel. Raises: TypeError: the actor has no handler of a signal that it is going to be sent."""
+        if signal not in self.instance.handlers:
+            actor = type(self.instance).__name__
+            raise TypeError(f"{actor} would not hear of {what}: give it a method with @handles({signal.__name__})")
 
     def expects(self, tick: Tick) -> bool:
         """False where the timer has ended since. For the kernel."""
@@ -413,3 +442,9 @@ class Context(Struct, eq=False):
             self.reminding.given(self.version, staged.reminders, erase=staged.erase)
         self.version += 1
         return batch
+
+
+def _check_id(to: Any) -> None:
+    """Raises: TypeError: no ActorId."""
+    if not isinstance(to, ActorId):
+        raise TypeError(f"an actor is named by its ActorId, the `id` of a Ref, not by {to!r}")

@@ -14,7 +14,18 @@ from msgspec import Struct
 from .identity import ActorId
 from .waking import Waker
 
-__all__ = ["HELD", "MESSAGE_BYTES_DEFAULT", "QUEUED", "RUNNING", "SETTLED", "Delivery", "Envelope", "Phase", "Request"]
+__all__ = [
+    "HELD",
+    "MESSAGE_BYTES_DEFAULT",
+    "QUEUED",
+    "RUNNING",
+    "SETTLED",
+    "Delivery",
+    "Envelope",
+    "Phase",
+    "Request",
+    "check_message",
+]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -28,6 +39,16 @@ class Request(Struct, Generic[ReplyT], frozen=True):
     def size_bytes(self) -> int:
         """Roughly what this holds in memory; large messages say so, that a mailbox can bound them."""
         return MESSAGE_BYTES_DEFAULT
+
+
+def check_message(message: Any) -> None:
+    """Raises: TypeError: nothing that can be sent."""
+    if not isinstance(message, Request):
+        what = f"the class {message.__name__}" if isinstance(message, type) else f"a {type(message).__name__}"
+        raise TypeError(
+            "a message is an instance of a class that derives from callboard.runtime.Request, "
+            f"as in `class Add(Request[int], frozen=True)`; this is {what}"
+        )
 
 
 class Envelope(Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ from .dead_letters import DeadLetter, DeadLetterCause, DeadLetters
 from .deadlines import Deadlines
 from .dispatch import Dispatcher
 from .endings import Endings
-from .envelope import QUEUED, SETTLED, Delivery, Request
+from .envelope import QUEUED, SETTLED, Delivery, Request, check_message
 from .errors import ActorFailed, CyclicAsk, Expired, Failed, MailboxFull, Rejected, Stopping, Unknown
 from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, GONE, READY, STOPPED
@@ -155,11 +155,7 @@ class PostOffice:
     def _post_by_mailbox(
         self, cell: Cell, message: Request[Any], timeout_s: float, overflow: TellOverflow, *, awaited: bool
     ) -> Delivery:
-        if not isinstance(message, Request):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a checker
-            raise TypeError(
-                f"a message derives from callboard.runtime.Request, as in `class Add(Request[int], frozen=True)`; "
-                f"this is a {type(message).__name__}"
-            )
+        check_message(message)
         if cell.state is GONE:  # pushed out by what its own load sent
             cell = self._registry.at(cell.id)
         place = _current_place.get()

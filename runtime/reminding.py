@@ -39,9 +39,7 @@ class Reminding:
         """See `Context.remind`."""
         context, host = self._context, self._host
         host.check_durable(context.id)
-        if Reminder not in context.instance.handlers:
-            actor = type(context.instance).__name__
-            raise TypeError(f"{actor} would not hear of its reminder: give it a method with @handles(Reminder)")
+        context.check_hears(Reminder, "its reminder")
         record = new_reminder(name, now_ms=context.wall_ms(), at_ms=at_ms, after_s=after_s, every_s=every_s)
         self._change(name, self._find(name), record)
         context.after_commit(lambda: host.reminder_stored(context.id, record))

@@ -11,6 +11,7 @@ import pytest
 from callboard.runtime import (
     Actor,
     ActorId,
+    ChildEnded,
     Context,
     CyclicAsk,
     Failed,
@@ -284,6 +285,10 @@ def test_work_that_an_actor_has_spawned_may_ask_its_own_actor(run: Run) -> None:
 
             context.spawn(work, tag="child")
             return "spawned"
+
+        @handles(ChildEnded)
+        def child_ended(self, _signal: ChildEnded, _context: Context) -> None:
+            pass
 
         @handles(Work)
         def say(self, _message: Work, _context: Context) -> str:

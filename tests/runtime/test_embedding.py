@@ -17,7 +17,18 @@ import pytest
 import trio
 
 from callboard.child_process import open_child_process
-from callboard.runtime import Actor, Context, Failed, Ref, Request, RestartPolicy, Runtime, Stopping, handles
+from callboard.runtime import (
+    Actor,
+    ChildEnded,
+    Context,
+    Failed,
+    Ref,
+    Request,
+    RestartPolicy,
+    Runtime,
+    Stopping,
+    handles,
+)
 from callboard.runtime.ref import PendingReply
 from callboard.store import CallboardError, LmdbStore, MemoryStore, StoreLocked, StoreUnavailable
 
@@ -80,6 +91,10 @@ class Host(Actor):
     @handles(Spawn)
     def spawn(self, _message: Spawn, context: Context) -> None:
         context.spawn(anyio.sleep_forever, tag="child")
+
+    @handles(ChildEnded)
+    def child_ended(self, _signal: ChildEnded, _context: Context) -> None:
+        pass
 
 
 class TrioHost(Host):

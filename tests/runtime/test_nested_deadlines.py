@@ -12,6 +12,7 @@ from callboard.runtime import (
     Abandoned,
     Actor,
     ActorId,
+    ChildEnded,
     Context,
     Expired,
     Failed,
@@ -102,6 +103,10 @@ class Clerk(Actor):
 
         context.spawn(work, tag="child")
         return context.deadline - context.now()
+
+    @handles(ChildEnded)
+    def child_ended(self, _signal: ChildEnded, _context: Context) -> None:
+        pass
 
 
 class Noter(Clerk):

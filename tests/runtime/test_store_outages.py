@@ -9,8 +9,10 @@ import pytest
 
 from callboard.runtime import (
     Actor,
+    ActorEnded,
     ActorFailed,
     Backoff,
+    ChildEnded,
     Context,
     Expired,
     Failed,
@@ -18,6 +20,7 @@ from callboard.runtime import (
     RestartPolicy,
     Runtime,
     Stopping,
+    Tick,
     handles,
 )
 from callboard.runtime.activation import LOADS_MAX, PROBE_PATIENCE_S
@@ -400,6 +403,12 @@ def test_what_a_load_had_begun_before_it_met_the_outage_is_not_begun_twice(run: 
             context.every(1.0, "tick")
             if self.weather.loads < 4:
                 raise StoreUnavailable("its second page is not there")
+
+        @handles(ActorEnded)
+        @handles(ChildEnded)
+        @handles(Tick)
+        def hear(self, _signal: ActorEnded | ChildEnded | Tick, _context: Context) -> None:
+            pass
 
     async def body() -> None:
         runtime, weather, _ = a_runtime(drain_timeout_s=0.0)
