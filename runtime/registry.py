@@ -10,6 +10,9 @@ from .lifecycle import Event
 __all__ = ["Registry"]
 
 
+_SHRINK_MIN = 1024
+
+
 class Registry:
     """A dict in front of which ids are checked. Cells are made on first use: an idle id costs nothing."""
 
@@ -17,6 +20,7 @@ class Registry:
         self._kinds: dict[str, ActorKind] = {}
         self._cells: dict[ActorId, Cell] = {}
         self._closed = False
+        self._forgotten = 0
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(list(self._cells.values()))
@@ -62,6 +66,10 @@ class Registry:
         """Let go a cell that is ABSENT and that nobody needs; the next use of its id makes a new one."""
         cell.happen(Event.FORGET)
         del self._cells[cell.id]
+        self._forgotten += 1
+        if self._forgotten >= _SHRINK_MIN and self._forgotten > len(self._cells):
+            self._forgotten = 0
+            self._cells = dict(self._cells)  # a dict keeps the room of what was deleted
 
     @property
     def kinds(self) -> list[ActorKind]:
