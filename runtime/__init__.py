@@ -4,7 +4,7 @@ identity, envelope, signals, errors         what is sent, to whom, and what can 
 lifecycle, mailbox, gate, budget, breaker,  pure: tables, queues and rules without I/O, clock or await
   families, wait_graph, dead_letters,
   quarantine, histogram, reminder_records
-actor, context                              what a user writes, and what a handler may do
+actor, context, options                     what a user writes, what a handler may do, what is given to make both
 cell, registry                              one place for each actor id
 dispatch, supervisor, workers, guard        who runs what, and where; what shields the others from it
 activation, residency                       how an actor comes into memory, and leaves it

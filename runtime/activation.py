@@ -17,6 +17,7 @@ from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
 from ..store.errors import Corrupt, NewerFormat, StoreError
+from .actor import Actor, NoActor
 from .breaker import Breaker, BreakerState
 from .cell import Cell
 from .context import Context
@@ -95,7 +96,7 @@ class Activation:
             stored = self._host.store.load(str(cell.id)) if cell.kind.durable else None
             context = cell.context = Context(
                 self._host,
-                cell.kind.factory(cell.id),
+                _made(cell),
                 cell.id,
                 self._host.next_epoch(),
                 self._host.fresh_variables(),
@@ -177,7 +178,7 @@ class Activation:
         if cell.state is not LOADING:  # its own load has killed it, then raised
             self._probe_again(cell)
             return
-        if isinstance(error, (Corrupt, NewerFormat)):
+        if isinstance(error, (Corrupt, NewerFormat, NoActor)):
             _log.error("%s cannot be loaded: %s", cell.id, error)
             self.restarts.give_up(cell, error)
         elif isinstance(error, StoreError):
@@ -250,6 +251,15 @@ class Activation:
         told, self._told = self._told, self.breaker.state
         if self._metrics.events.observers and self._told is not told:
             self._metrics.events.tell(BreakerMoved(self.breaker.state.name.lower(), self.breaker.failures))
+
+
+def _made(cell: Cell) -> Actor:
+    actor = cell.kind.factory(cell.id)
+    if not isinstance(actor, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a checker
+        raise NoActor(
+            f"the factory of {cell.kind.name!r} gave {actor!r}; it must give an actor, as `lambda id: Counter(id)` does"
+        )
+    return actor
 
 
 def _awaited(loading: Awaitable[None]) -> Coroutine[Any, Any, None]:

@@ -34,7 +34,7 @@ from .signals import Reminder
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["ACTOR_BYTES_DEFAULT", "Actor", "Handler", "handles"]
+__all__ = ["ACTOR_BYTES_DEFAULT", "Actor", "Handler", "NoActor", "handles"]
 
 ACTOR_BYTES_DEFAULT = 1024
 """What an actor without a size of its own counts against the runtime's bound in bytes."""
@@ -53,6 +53,10 @@ class Handler(Struct, frozen=True):
     gated: bool
     retryable: bool
     on_cancel: OnCancel
+
+
+class NoActor(TypeError):
+    """A kind's factory gave something else. To call it again would not help."""
 
 
 class _Options(Struct, frozen=True):

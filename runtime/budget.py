@@ -16,6 +16,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
+from .options import check_number
+
 __all__ = ["Backoff", "RestartBudget", "RestartPolicy", "RestartStrategy"]
 
 RestartStrategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
@@ -23,10 +25,23 @@ RestartStrategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 
 
 class Backoff(Struct, frozen=True):
-    """Delays in seconds: `first_s` doubling to `max_s`, each multiplied by a chance in 0..1."""
+    """Delays in seconds: `first_s` doubling to `max_s`, each multiplied by a chance in 0..1.
+
+    Raises:
+        ValueError, TypeError: a number that is out of range, or none.
+    """
 
     first_s: float = 0.2
     max_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_number("first_s", self.first_s)
+        check_number("max_s", self.max_s)
+        if not 0.0 < self.first_s <= self.max_s < math.inf:
+            raise ValueError(
+                "a backoff has first_s above 0, and a finite max_s of at least that, not "
+                f"{self.first_s} and {self.max_s}"
+            )
 
     def delay_s(self, failures: int, chance: float) -> float:
         """The wait after the `failures`-th failure in a row (1, 2, ...); `chance` is a random number in 0..1."""
@@ -47,7 +62,7 @@ class RestartPolicy(Struct, frozen=True):
         strategy: for this actor's children; see RestartStrategy.
 
     Raises:
-        ValueError: a number that is out of range, or an unknown strategy.
+        ValueError, TypeError: a number that is out of range, or none, or an unknown strategy.
     """
 
     restarts_max: int = 5
@@ -57,6 +72,10 @@ class RestartPolicy(Struct, frozen=True):
     strategy: RestartStrategy = "one_for_one"
 
     def __post_init__(self) -> None:
+        for name in ("restarts_max", "window_s", "healthy_s"):
+            check_number(name, getattr(self, name))
+        if not isinstance(self.backoff, Backoff):  # pyright: ignore[reportUnnecessaryIsInstance] - without a checker
+            raise TypeError(f"backoff is a callboard.runtime.Backoff, not {self.backoff!r}")
         if self.restarts_max < 0 or not self.window_s > 0.0 or not self.healthy_s > 0.0:
             raise ValueError(
                 "a restart policy has restarts_max of 0 or more, window_s and healthy_s above 0, not "

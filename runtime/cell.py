@@ -14,6 +14,7 @@ from .gate import Gate
 from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, READY, STOPPED, STOPPING, Event, State, next_state
 from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX, Mailbox
+from .options import check_factory, check_number
 from .signals import EndReason
 from .workers import Job
 
@@ -41,6 +42,7 @@ class ActorKind:
 
     Raises:
         ValueError: a bound leaves room for nothing.
+        TypeError: a number, a factory or a policy is none.
     """
 
     __slots__ = ("durable", "factory", "idle_s", "mailbox_bytes_max", "mailbox_count_max", "name", "restart")
@@ -56,6 +58,13 @@ class ActorKind:
         mailbox_count_max: int = MAILBOX_COUNT_MAX,
         mailbox_bytes_max: int = MAILBOX_BYTES_MAX,
     ) -> None:
+        check_factory(factory)
+        if not (restart is None or isinstance(restart, RestartPolicy)):  # pyright: ignore[reportUnnecessaryIsInstance] - without a checker
+            raise TypeError(f"restart is a callboard.runtime.RestartPolicy, not {restart!r}")
+        check_number("mailbox_count_max", mailbox_count_max)
+        check_number("mailbox_bytes_max", mailbox_bytes_max)
+        if idle_s is not None:
+            check_number("idle_s", idle_s)
         if mailbox_count_max < 1 or mailbox_bytes_max < 1:
             raise ValueError(
                 f"a mailbox holds at least 1 message and 1 byte, not {mailbox_count_max} and {mailbox_bytes_max}"

@@ -141,7 +141,13 @@ class Observable:
         self.observers: tuple[Observer, ...] = ()
 
     def add(self, observer: Observer) -> None:
-        """Tell it from now on; one that is told already is told once."""
+        """Tell it from now on; one that is told already is told once.
+
+        Raises:
+            TypeError: it has no method `note`.
+        """
+        if isinstance(observer, type) or not callable(getattr(observer, "note", None)):
+            raise TypeError(f"an observer is an object with a method `note(self, event)`, not {observer!r}")
         if not any(each is observer for each in self.observers):
             self.observers = (*self.observers, observer)
 

@@ -25,6 +25,7 @@ from .errors import ActorFailed, CyclicAsk, Expired, Failed, MailboxFull, Reject
 from .identity import ActorId
 from .lifecycle import ABSENT, FAILED, GONE, READY, STOPPED
 from .mailbox import FULL
+from .options import check_number
 from .ref import ASKS_PER_CHECKPOINT, Ended, TellOverflow
 from .registry import Registry
 from .residency import Residency
@@ -388,6 +389,7 @@ class PostOffice:
         await self.wait_ended(cell)
 
     async def drain(self, cell: Cell, timeout_s: float) -> None:
+        check_number("timeout_s", timeout_s)
         if not timeout_s >= 0:
             raise ValueError(f"timeout_s is a number of seconds from 0, or inf, not {timeout_s}")
         self._waiter_for(cell)

@@ -37,6 +37,7 @@ from .identity import ActorId
 from .introspect import Inspection
 from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX
 from .metrics import Metrics
+from .options import check_number, check_opener
 from .post_office import PostOffice
 from .quarantine import Quarantine
 from .ref import Ref
@@ -73,6 +74,9 @@ class Runtime(Showing):
         actors_max, actors_bytes_max: so many actors, and bytes by their own word, stay in memory; over that the least
             recently used leave it, as far as nothing of theirs is under way. Kinds with idle_s=inf do not count.
 
+    Raises:
+        ValueError, TypeError: a number is out of range, or none; `open_store` is a store, or a path.
+
     What holds after the block: all that was answered is stored; every request has its answer; no task is left. What was
     cut is in `cut`.
     """
@@ -85,6 +89,10 @@ class Runtime(Showing):
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
     ) -> None:
+        check_opener(open_store)
+        check_number("drain_timeout_s", drain_timeout_s)
+        check_number("actors_max", actors_max)
+        check_number("actors_bytes_max", actors_bytes_max)
         if drain_timeout_s < 0:
             raise ValueError(f"drain_timeout_s is a number of seconds from 0, not {drain_timeout_s}")
         self._open_store = open_store
@@ -158,6 +166,7 @@ class Runtime(Showing):
 
         Raises:
             ValueError: the kind is registered already, or a number is out of range.
+            TypeError: a number, the factory or the policy is none.
         """
         self._registry.add(
             ActorKind(
@@ -185,9 +194,15 @@ class Runtime(Showing):
         return Ref(self._post, cell.id if cell is not None else self._registry.check(kind, key), cell)
 
     def resume(self, kind: str, key: str) -> None:
-        """Let an actor that has spent its restart budget, or that was stopped, begin again with its next message."""
-        if self._open:
-            self._restarts.resume(self._registry.cell(kind, key))
+        """Let an actor that has spent its restart budget, or that was stopped, begin again with its next message.
+
+        Raises:
+            UnknownActor, TypeError, ValueError: as `actor`.
+            Stopping: the runtime is not open.
+        """
+        if not self._open:
+            raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
+        self._restarts.resume(self._registry.cell(kind, key))
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -240,6 +255,7 @@ class Runtime(Showing):
         """
         if not self._open:
             raise Stopping("the runtime is not open: use it inside `async with Runtime(...)`")
+        check_number("timeout_s", timeout_s)
         return await self._wait_quiet(timeout_s)
 
     def crash_next(self, kind: str, key: str, error: Exception) -> None:

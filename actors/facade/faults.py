@@ -49,7 +49,9 @@ def fail_commit(runtime: Runtime, error: StoreError | None = None, *, after_writ
     Raises:
         ValueError: `after_write` with an error that is not `uncertain`: no store may claim that nothing was stored
             when it was.
+        TypeError: the error is no StoreError, the only ones that a store raises.
     """
+    _check_store_error(error)
     error = error or StoreUnavailable("this commit fails as fail_commit has ordered", uncertain=after_write)
     if after_write and not error.uncertain:
         raise ValueError("an error after the write must be made with uncertain=True")
@@ -57,9 +59,19 @@ def fail_commit(runtime: Runtime, error: StoreError | None = None, *, after_writ
 
 
 def fail_read(runtime: Runtime, error: StoreError | None = None) -> None:
-    """Let the next read of the runtime's store (load, scan, scan_index) raise `error`, else a StoreUnavailable."""
+    """Let the next read of the runtime's store (load, scan, scan_index) raise `error`, else a StoreUnavailable.
+
+    Raises:
+        TypeError: the error is no StoreError.
+    """
+    _check_store_error(error)
     error = error or StoreUnavailable("this read fails as fail_read has ordered")
     _failing(runtime.store, _READS).append((error, False))
+
+
+def _check_store_error(error: Any) -> None:
+    if not (error is None or isinstance(error, StoreError)):
+        raise TypeError(f"a store raises StoreErrors only, such as StoreUnavailable('...'), not {error!r}")
 
 
 async def until_quiet(runtime: Runtime, *, timeout_s: float = QUIET_TIMEOUT_S) -> None:

@@ -1,0 +1,50 @@
+"""What a runtime and its kinds of actors are made with, checked where it is given: programs without a type checker."""
+
+import math
+import os
+from numbers import Real
+from typing import Any
+
+from .actor import Actor
+
+__all__ = ["check_factory", "check_number", "check_opener"]
+
+
+def check_number(name: str, value: Any) -> None:
+    """That an option is a number at all; its range is for who asks.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is nan.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        hint = "; say math.inf for never" if value is None and name.endswith("_s") else ""
+        raise TypeError(f"{name} is a number, not {value!r}{hint}")
+    if math.isnan(value):
+        raise ValueError(f"{name} is a number, not nan")
+
+
+def check_factory(factory: Any) -> None:
+    """Raises: TypeError: it makes no actors."""
+    if isinstance(factory, type) and not issubclass(factory, Actor):
+        raise TypeError(f"a class of actors derives from callboard.runtime.Actor, and {factory.__name__} does not")
+    if not callable(factory):
+        one = " (pass its class)" if isinstance(factory, Actor) else ""
+        raise TypeError(
+            f"a factory is a class of actors, or a function of an id that gives an actor, not {factory!r}{one}"
+        )
+
+
+def check_opener(open_store: Any) -> None:
+    """Raises: TypeError: it opens no store."""
+    if isinstance(open_store, (str, bytes, os.PathLike)):
+        raise TypeError(
+            "callboard.runtime.Runtime takes what opens its store, as in `Runtime(MemoryStore)` or "
+            "`Runtime(partial(LmdbStore, path))`; callboard.Runtime is the one that takes a path, such as "
+            f"{open_store!r}"
+        )
+    if not callable(open_store):
+        raise TypeError(
+            "a runtime opens its store itself, and closes it: pass the class or a function that gives the store, as in "
+            f"`Runtime(MemoryStore)`, not {open_store!r}"
+        )
