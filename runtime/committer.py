@@ -21,7 +21,7 @@ from .metrics import Metrics
 from .observing import Committed
 from .waking import Backend
 
-__all__ = ["GROUP_BATCHES_MAX", "GROUP_BYTES_MAX", "Committer", "Receipt"]
+__all__ = ["GROUP_BATCHES_MAX", "GROUP_BYTES_MAX", "Committer", "Entry", "Receipt"]
 
 _log = logging.getLogger("callboard.committer")
 
@@ -35,12 +35,18 @@ Receipt = Callable[[StoreError | None], None]
 """Called on the event loop with None where the batch is durable, else with what became of it."""
 
 
-_Entry = tuple[Batch, Receipt, float]
+Entry = tuple[Batch, Receipt, float]
 """A batch, its receipt, and when it was staged."""
 
 
 def _size_bytes(batch: Batch) -> int:
     return len(batch.head or b"") + sum(len(row.value or b"") + len(row.key) for row in batch.rows)
+
+
+def _unknown(what: str, error: BaseException) -> StoreUnavailable:
+    unknown = StoreUnavailable(f"{what}: {error!r}", uncertain=True)
+    unknown.__cause__ = error
+    return unknown
 
 
 class Committer:
@@ -56,12 +62,12 @@ class Committer:
         self._backend = backend
         self._metrics = metrics
         self._run = run
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[Entry] = deque()
         self._wanted = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._ended = backend.waker()
-        self._done: deque[tuple[list[_Entry], Sequence[StoreError | None]]] = deque()
+        self._done: deque[tuple[list[Entry], Sequence[StoreError | None]]] = deque()
         self._arrived = backend.waker()
         self.in_flight = 0
         self.groups = 0
@@ -111,35 +117,53 @@ class Committer:
         self._run(self._hand_out)
 
     def _work(self) -> None:
-        while group := self._next_group():
-            results = self._commit([batch for batch, _, _ in group])
-            self._done.append((group, results))
-            self._backend.run_soon(self._arrived.wake)
+        """The thread: whatever is raised here, those whose batches it holds are answered, and it goes on."""
+        while True:
+            group: list[Entry] = []
+            try:
+                self._fill(group)
+                if not group:
+                    break  # closing, and all is done
+                results = self._commit([batch for batch, _, _ in group])
+            except BaseException as error:  # noqa: BLE001 - a thread that ended here would leave all callers waiting
+                _log.exception("the committer failed with %d batches in hand", len(group))
+                if not group and self._ends_idle():
+                    break
+                results = [_unknown("the committer failed", error)] * len(group)
+            if group:
+                self._done.append((group, results))
+                self._backend.run_soon(self._arrived.wake)
         self._backend.run_soon(self._ended.wake)
 
-    def _next_group(self) -> list[_Entry]:
-        """Wait for work; the next group, or [] when closing and all is done."""
+    def _fill(self, group: list[Entry]) -> None:
+        """Wait for work, and move the next group's entries from the queue; none when closing and all is done."""
         with self._wanted:
             while not self._queue and not self._closing:
                 self._wanted.wait()
-            group: list[_Entry] = []
             size_bytes = 0
             while self._queue and len(group) < GROUP_BATCHES_MAX and size_bytes < GROUP_BYTES_MAX:
-                entry = self._queue.popleft()
-                size_bytes += _size_bytes(entry[0])
-                group.append(entry)
-            return group
+                group.append(self._queue.popleft())  # first of all: what is in the group gets an answer
+                size_bytes += _size_bytes(group[-1][0])
+
+    def _ends_idle(self) -> bool:
+        """True where nothing is queued: the thread that could not even wait may end, the next batch starts another."""
+        with self._wanted:
+            if self._queue:
+                return False
+            self._thread = None
+            return True
 
     def _commit(self, batches: Sequence[Batch]) -> Sequence[StoreError | None]:
         try:
-            return self._store.commit(batches)
+            results = self._store.commit(batches)
+            if len(results) != len(batches):
+                raise ValueError(f"{len(results)} answers to {len(batches)} batches")
         except StoreError as error:
             return [error] * len(batches)
         except Exception as error:  # noqa: BLE001 - whatever a store raises must reach the callers, or they wait for ever
             _log.exception("the store raised an error that its contract does not name")
-            unknown = StoreUnavailable(f"the store broke its contract: {error!r}", uncertain=True)
-            unknown.__cause__ = error
-            return [unknown] * len(batches)
+            return [_unknown("the store broke its contract", error)] * len(batches)
+        return results
 
     def _hand_out(self) -> None:
         while self._done:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import anyio
 
 from callboard.runtime import Runtime
-from callboard.runtime.committer import Committer, Receipt
+from callboard.runtime.committer import Committer, Entry, Receipt
 from callboard.runtime.metrics import Metrics
 from callboard.runtime.waking import Backend
 from callboard.store import Batch, Store
@@ -59,7 +59,8 @@ class SlowDisk(Committer):
             if not self._queue:
                 await self._asked.wait()
                 continue
-            group = self._next_group()
+            group: list[Entry] = []
+            self._fill(group)
             before_s, after_s = self._draw_times()
             await anyio.sleep(before_s)
             results = self._commit([batch for batch, _, _ in group])
