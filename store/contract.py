@@ -186,6 +186,7 @@ class Store(Protocol):
         """Store the batches in one transaction; one answer a batch, None where it was accepted.
 
         Raises:
+            TypeError, ValueError: a batch that no store takes, see `keys.check_batch`; nothing was stored.
             StoreFull: nothing was stored; the same call may succeed later.
             StoreUnavailable: nothing was stored, or, with `uncertain` True, perhaps everything.
         """
