@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from ..store.contract import Batch, Head, IndexRow, Row, Store
-from ..store.keys import check_batch
 from .actor import Actor
 from .envelope import SETTLED, Delivery, Request, check_message
 from .errors import Stopping
@@ -437,7 +436,6 @@ class Context(Struct, eq=False):
             index_rows=tuple(staged.index_rows),
             erase=staged.erase,
         )
-        check_batch(batch)
         if staged.reminders or staged.erase:
             self.reminding.given(self.version, staged.reminders, erase=staged.erase)
         self.version += 1

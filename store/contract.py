@@ -12,7 +12,8 @@ Guarantees, checked on every implementation by `tests/contracts/test_store_contr
    stream are then built on a version that never came, and are refused too.
 4. `commit` raises only if nothing at all was stored, or with `uncertain=True` where that cannot be known.
 5. Reads see whole transactions. Keys come in byte order; a limit never cuts a value.
-6. `claim` gives a number greater than every number that it gave before, also after a crash.
+6. A row that cannot be read is left out of what is read and noted in `damage`: it does not hide the rest.
+7. `claim` gives a number greater than every number that it gave before, also after a crash.
 
 Not promised: order between streams; reads inside a commit; more than one writing process.
 
@@ -20,80 +21,18 @@ Calls block (microseconds to a few milliseconds) and may come from any thread, `
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from .batch import Batch, Index, IndexRow, Row, Table
+from .damage import DamageLog
 from .errors import Conflict, Fenced
 
 __all__ = ["Batch", "Durability", "Head", "Index", "IndexHit", "IndexRow", "Row", "Store", "StoreStatistics", "Table"]
 
 Durability = Literal["sync", "async", "none"]
 """sync: survives power loss, as far as the disk tells the truth. async: survives a process crash. none: memory only."""
-
-
-class Table(IntEnum):
-    """The tables of a stream. A number is never given to another table: it stands in every key on disk."""
-
-    MESSAGE = 1
-    RUN = 2
-    SPAN = 3
-    STEP = 4
-    OUTCOME = 5
-    REMINDER = 6
-
-
-class Index(IntEnum):
-    """The indexes over all streams. A number is never given to another index."""
-
-    UPDATED = 1
-    OWNER = 2
-    TAG = 3
-    OPEN_RUN = 4
-    REMINDER_DUE = 5
-
-
-class Row(Struct, frozen=True, gc=False):
-    """One write to one table of the batch's stream: `value` None deletes the row. Keys are at most 64 bytes."""
-
-    table: Table
-    key: bytes
-    value: bytes | None
-
-
-class IndexRow(Struct, frozen=True, gc=False):
-    """An index entry that points at the batch's stream: added, or removed if not `present`.
-
-    `value` has at most 400 bytes, at most 100 of them zero (each is escaped with a second byte in the entry's key).
-    """
-
-    index: Index
-    value: bytes
-    present: bool = True
-
-
-class Batch(Struct, frozen=True, gc=False):
-    """What one handler of one actor wants stored.
-
-    Attributes:
-        stream: the stream's name, 1 to 400 bytes of UTF-8.
-        epoch: who writes. Refused where the stream has seen a greater one.
-        version: the version that this was built on, 0 for a new stream; afterwards the stream is at `version + 1`.
-        head: the stream's new head; None keeps the old one.
-        rows: writes to its tables, in order.
-        index_rows: changes to the indexes.
-        erase: first drop every row and every index entry of the stream. Epoch and version stay, so that a late
-            writer is still refused.
-    """
-
-    stream: str
-    epoch: int
-    version: int
-    head: bytes | None = None
-    rows: tuple[Row, ...] = ()
-    index_rows: tuple[IndexRow, ...] = ()
-    erase: bool = False
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -113,13 +52,25 @@ class IndexHit(Struct, frozen=True, gc=False):
 
 
 class StoreStatistics(Struct, frozen=True):
-    """Counts since opening, and sizes now. Sizes in bytes."""
+    """Counts since opening, and sizes now.
+
+    Attributes:
+        commits, batches, refused: transactions, the batches in them, and those of these that were refused.
+        streams: all that were ever written.
+        size_bytes: all that is stored, on disk where there is one.
+        log_bytes: what the next opening would have to replay.
+        checkpoints: how often the log was emptied into rows.
+        damaged: records that could not be read, see `Store.damage`.
+    """
 
     commits: int
     batches: int
     refused: int
     streams: int
     size_bytes: int
+    log_bytes: int = 0
+    checkpoints: int = 0
+    damaged: int = 0
 
 
 class Store(Protocol):
@@ -128,6 +79,11 @@ class Store(Protocol):
     @property
     def inline(self) -> bool:
         """True where `commit` never waits for a device, so that it may be called on the event loop."""
+        ...
+
+    @property
+    def damage(self) -> DamageLog:
+        """What could not be read since the store was opened."""
         ...
 
     @property
@@ -186,7 +142,7 @@ class Store(Protocol):
         """Store the batches in one transaction; one answer a batch, None where it was accepted.
 
         Raises:
-            TypeError, ValueError: a batch that no store takes, see `keys.check_batch`; nothing was stored.
+            TypeError: one of them is no Batch; nothing was stored.
             StoreFull: nothing was stored; the same call may succeed later.
             StoreUnavailable: nothing was stored, or, with `uncertain` True, perhaps everything.
         """

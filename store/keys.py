@@ -18,20 +18,14 @@ LMDB takes keys of at most 511 bytes; the limits below keep every key of ours wi
 Source: https://apple.github.io/foundationdb/data-modeling.html (tuples), http://www.lmdb.tech/doc (key size).
 """
 
-from .contract import Batch, Index, IndexRow, Row, Table
+from .batch import ROW_KEY_BYTES_MAX, Index, Table, check_index_value
 
 __all__ = [
     "FORMAT",
-    "INDEX_VALUE_BYTES_MAX",
-    "INDEX_VALUE_ZEROS_MAX",
     "LAST_OWNER",
-    "NAME_BYTES_MAX",
-    "ROW_KEY_BYTES_MAX",
-    "check_batch",
     "check_bounds",
     "check_index_prefix",
     "check_limit",
-    "check_name",
     "check_position",
     "entry_key",
     "entry_prefix",
@@ -48,13 +42,6 @@ __all__ = [
     "row_prefix",
     "successor",
 ]
-
-NAME_BYTES_MAX = 400
-ROW_KEY_BYTES_MAX = 64
-INDEX_VALUE_BYTES_MAX = 400
-INDEX_VALUE_ZEROS_MAX = 100
-"""A zero byte takes two in an entry's key: 400 + 100 + 11 = 511, LMDB's limit."""
-NUMBER_MAX = 2**63 - 1
 
 FORMAT = b"\x01\x01"
 LAST_OWNER = b"\x01\x02"
@@ -130,20 +117,6 @@ def listed_entry(key: bytes) -> bytes:
     return _ENTRY + key[9:10] + key[10:].replace(b"\0", b"\0\xff") + b"\0" + key[1:9]
 
 
-def check_name(name: str) -> None:
-    """ValueError unless `name` can name a stream, TypeError where it is no str."""
-    if type(name) is not str:
-        _check_type(name, str, "a stream's name", "decode it")
-    try:
-        size_bytes = len(name) if name.isascii() else len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a stream's name must be valid Unicode: take the lone surrogates out of {name!r}") from error
-    if not 0 < size_bytes <= NAME_BYTES_MAX:
-        raise ValueError(
-            f"a stream's name has 1 to {NAME_BYTES_MAX} bytes of UTF-8, but {name[:40]!r} has {size_bytes}: shorten it"
-        )
-
-
 def check_limit(limit: int | None) -> None:
     """ValueError if `limit` is negative."""
     if limit is not None and limit < 0:
@@ -158,86 +131,10 @@ def check_bounds(start: bytes, stop: bytes | None) -> None:
 
 def check_index_prefix(prefix: bytes) -> None:
     """ValueError if no index value can start with `prefix`."""
-    _check_index_value(prefix)
+    check_index_value(prefix)
 
 
 def check_position(position: bytes, index: Index) -> None:
     """ValueError unless `position` can be the key of an entry of this index."""
     if not position.startswith(index_prefix(index)) or not 11 <= len(position) <= 511:
         raise ValueError(f"after={position!r} is not a position in the index {index.name}: pass an IndexHit.position")
-
-
-def check_batch(batch: Batch) -> None:
-    """Refuse what cannot be stored, so that a commit fails before it began, and takes nobody else's batch with it.
-
-    Raises:
-        TypeError: a part is of another type than the contract says. Also a bytearray or a memoryview: its owner could
-            change it while the batch waits for its commit.
-        ValueError: a key or a number is beyond its limits.
-
-    Cost: about 0.3 us, and 0.1 us more for each row.
-    """
-    if type(batch) is not Batch or type(rows := batch.rows) is not tuple or type(batch.index_rows) is not tuple:
-        _check_type(batch, Batch, "a batch", "pass Batch(stream, epoch, version)")
-        _check_type(rows := batch.rows, tuple, "a batch's rows", "pass a tuple")
-        _check_type(batch.index_rows, tuple, "a batch's index_rows", "pass a tuple")
-    name, epoch, version, head = batch.stream, batch.epoch, batch.version, batch.head
-    # Each of these tests is one that the usual batch passes; what is wrong with another is found out behind it.
-    if type(name) is not str or not name.isascii() or not 0 < len(name) <= NAME_BYTES_MAX:
-        check_name(name)
-    if type(epoch) is not int or type(version) is not int:
-        _check_type(epoch, int, "a batch's epoch", "pass an int")
-        _check_type(version, int, "a batch's version", "pass an int")
-    if epoch < 0 or version < 0 or epoch > NUMBER_MAX or version >= NUMBER_MAX:
-        raise ValueError(f"epoch and version must be 0 to 2**63 - 2, not {epoch} and {version}")
-    if type(head) is not bytes and head is not None:
-        _check_type(head, bytes, "a head", "encode it, or pass None to keep the old one")
-    for row in rows:
-        if (
-            type(row) is Row
-            and type(key := row.key) is bytes
-            and type(row.table) is Table
-            and (type(row.value) is bytes or row.value is None)
-            and len(key) <= ROW_KEY_BYTES_MAX
-        ):
-            continue
-        _check_row(row)
-    for entry in batch.index_rows:
-        if (
-            type(entry) is not IndexRow
-            or type(entry.index) is not Index
-            or type(entry.value) is not bytes
-            or type(entry.present) is not bool
-        ):
-            _check_index_row(entry)
-        _check_index_value(entry.value)
-
-
-def _check_index_row(entry: IndexRow) -> None:
-    _check_type(entry, IndexRow, "an index row", "pass IndexRow(index, value)")
-    _check_type(entry.index, Index, "an index row's index", "pass a member of Index")
-    _check_type(entry.value, bytes, "an index value", "encode it")
-    _check_type(entry.present, bool, "an index row's present", "pass True to add the entry, False to remove it")
-
-
-def _check_row(row: Row) -> None:
-    _check_type(row, Row, "a row", "pass Row(table, key, value)")
-    _check_type(row.table, Table, "a row's table", "pass a member of Table")
-    _check_type(row.key, bytes, "a row key", "encode it")
-    if len(row.key) > ROW_KEY_BYTES_MAX:
-        raise ValueError(f"a row key has at most {ROW_KEY_BYTES_MAX} bytes, not {len(row.key)}: store a hash of it")
-    if row.value is not None:
-        _check_type(row.value, bytes, "a row value", "encode it, or pass None to delete the row")
-
-
-def _check_type(value: object, wanted: type, what: str, mend: str) -> None:
-    if not isinstance(value, wanted):
-        raise TypeError(f"{what} must be {wanted.__name__}, not {type(value).__name__}: {mend}")
-
-
-def _check_index_value(value: bytes) -> None:
-    if len(value) > INDEX_VALUE_BYTES_MAX or value.count(0) > INDEX_VALUE_ZEROS_MAX:
-        raise ValueError(
-            f"an index value has at most {INDEX_VALUE_BYTES_MAX} bytes, {INDEX_VALUE_ZEROS_MAX} of them zero, "
-            f"not {len(value)} and {value.count(0)}: shorten it, or index a hash of it"
-        )

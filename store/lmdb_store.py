@@ -17,7 +17,9 @@ from typing import Literal, TypeVar
 import lmdb
 
 from . import keys
+from .batch import check_batches, check_name
 from .contract import Batch, Durability, Head, Index, IndexHit, StoreStatistics, Table
+from .damage import DamageLog
 from .errors import Conflict, Fenced, StoreFull, StoreUnavailable
 from .lmdb_directory import (
     WriterLock,
@@ -72,6 +74,7 @@ class LmdbStore:
         if map_size_bytes <= 0:
             raise ValueError(f"map_size_bytes must be positive, not {map_size_bytes}")
         self.durability: Durability = durability
+        self.damage = DamageLog()
         self._path = Path(path).absolute()
         self._sync = durability == "sync"
         self._readonly = readonly
@@ -127,7 +130,7 @@ class LmdbStore:
             return owner
 
     def load(self, stream: str) -> Head | None:
-        keys.check_name(stream)
+        check_name(stream)
 
         def read(txn: "lmdb.Transaction[bytes]") -> Head | None:
             number = self._number(txn, stream)
@@ -145,7 +148,7 @@ class LmdbStore:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[tuple[bytes, bytes]]:
-        keys.check_name(stream)
+        check_name(stream)
         keys.check_limit(limit)
         keys.check_bounds(start, stop)
 
@@ -181,8 +184,7 @@ class LmdbStore:
         return [IndexHit(key, keys.entry_value(key), name.decode()) for key, name in pairs]
 
     def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
-        for batch in batches:
-            keys.check_batch(batch)
+        check_batches(batches)
 
         def store(txn: "lmdb.Transaction[bytes]") -> tuple[Staging, list[Fenced | Conflict | None]]:
             if self._streams is None:

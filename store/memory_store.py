@@ -12,7 +12,9 @@ from threading import Lock
 from typing import TypeVar
 
 from . import keys
+from .batch import check_batches, check_name
 from .contract import Batch, Durability, Head, Index, IndexHit, IndexRow, Row, StoreStatistics, Table
+from .damage import DamageLog
 from .errors import Conflict, Fenced, StoreError, StoreUnavailable
 
 __all__ = ["MemoryStore"]
@@ -115,12 +117,14 @@ class MemoryStore:
 
     Attributes:
         committed: the accepted batches of each `commit` call, in order; empty without `keep_history`.
+        damage: stays empty, save for what its users report.
     """
 
     durability: Durability = "none"
 
     def __init__(self, *, keep_history: bool = False) -> None:
         self.committed: list[tuple[Batch, ...]] = []
+        self.damage = DamageLog()
         self._keep_history = keep_history
         self._contents = _Contents()
         self._lock = Lock()
@@ -172,7 +176,7 @@ class MemoryStore:
             found = self._contents.streams.get(stream)
             if found is not None:
                 return Head(found.epoch, found.version, found.head)
-        keys.check_name(stream)
+        check_name(stream)
         return None
 
     def scan(
@@ -185,7 +189,7 @@ class MemoryStore:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[tuple[bytes, bytes]]:
-        keys.check_name(stream)
+        check_name(stream)
         keys.check_limit(limit)
         keys.check_bounds(start, stop)
         with self._lock:
@@ -227,8 +231,7 @@ class MemoryStore:
             ]
 
     def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
-        for batch in batches:
-            keys.check_batch(batch)
+        check_batches(batches)
         with self._lock:
             self._check_open()
             fault = self._commit_faults.popleft() if self._commit_faults else None

@@ -3,7 +3,6 @@
 test_store_agreement.py compares the implementations with each other on generated programs.
 """
 
-import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -228,63 +227,13 @@ def test_an_empty_commit_answers_with_nothing(store: Store) -> None:
     assert store.commit([]) == []
 
 
-@pytest.mark.parametrize(
-    "batch",
-    [
-        Batch("", 1, 0),
-        Batch("é" * 201, 1, 0),
-        Batch("\ud800", 1, 0),
-        Batch("a", -1, 0),
-        Batch("a", 1, -1),
-        Batch("a", 2**63, 0),
-        Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, b"x" * 401),)),
-        Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, bytes(101)),)),
-    ],
-)
-def test_a_batch_beyond_the_limits_is_refused_with_the_limit_named(store: Store, batch: Batch) -> None:
-    with pytest.raises(ValueError, match=r"400|surrogates|2\*\*63"):
-        store.commit([batch])
-
-
-WRONG: Any = "text"
-"""What somebody without a type checker passes."""
-
-
-@pytest.mark.parametrize(
-    ("batch", "told"),
-    [
-        (WRONG, "a batch must be Batch, not str: pass Batch"),
-        (Batch(cast("Any", b"a"), 1, 0), "a stream's name must be str, not bytes: decode it"),
-        (Batch("a", cast("Any", 1.0), 0), "a batch's epoch must be int, not float"),
-        (Batch("a", 1, cast("Any", "0")), "a batch's version must be int, not str"),
-        (Batch("a", 1, 0, head=WRONG), "a head must be bytes, not str: encode it"),
-        (Batch("a", 1, 0, head=cast("Any", 5)), "a head must be bytes, not int"),
-        (Batch("a", 1, 0, head=cast("Any", bytearray(b"x"))), "a head must be bytes, not bytearray"),
-        (Batch("a", 1, 0, rows=cast("Any", (put(b"k") for _ in range(1)))), "a batch's rows must be tuple"),
-        (Batch("a", 1, 0, rows=(WRONG,)), "a row must be Row, not str: pass Row"),
-        (Batch("a", 1, 0, rows=(Row(cast("Any", 77), b"k", b"v"),)), "a row's table must be Table, not int"),
-        (Batch("a", 1, 0, rows=(Row(cast("Any", Index.TAG), b"k", b"v"),)), "a row's table must be Table, not Index"),
-        (Batch("a", 1, 0, rows=(Row(Table.MESSAGE, WRONG, b"v"),)), "a row key must be bytes, not str: encode it"),
-        (Batch("a", 1, 0, rows=(put(b"k"), put(b"l", WRONG))), "a row value must be bytes, not str: encode it"),
-        (
-            Batch("a", 1, 0, rows=(put(b"k", cast("Any", memoryview(b"x"))),)),
-            "a row value must be bytes, not memoryview",
-        ),
-        (Batch("a", 1, 0, index_rows=cast("Any", {})), "a batch's index_rows must be tuple, not dict"),
-        (Batch("a", 1, 0, index_rows=(WRONG,)), "an index row must be IndexRow, not str: pass IndexRow"),
-        (Batch("a", 1, 0, index_rows=(IndexRow(cast("Any", 9), b"x"),)), "an index row's index must be Index, not int"),
-        (Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, WRONG),)), "an index value must be bytes, not str: encode"),
-        (Batch("a", 1, 0, index_rows=(IndexRow(Index.TAG, b"x", WRONG),)), "an index row's present must be bool"),
-    ],
-)
-def test_a_batch_of_wrong_types_is_refused_before_anything_is_stored(store: Store, batch: Batch, told: str) -> None:
+def test_what_is_no_batch_is_refused_before_anything_is_stored(store: Store) -> None:
     good = Batch("good", 1, 0, head=b"head")
 
-    with pytest.raises(TypeError, match=re.escape(told)):
-        store.commit([good, batch])
+    with pytest.raises(TypeError, match="a batch must be Batch, not str: pass Batch"):
+        store.commit([good, cast("Any", "text")])
 
     assert store.load("good") is None
-    assert store.load("a") is None
     assert store.commit([good]) == [None]
 
 

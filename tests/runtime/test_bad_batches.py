@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import anyio
+import msgspec
 import pytest
 
 from callboard.runtime import Actor, Backoff, Context, Failed, Request, RestartPolicy, Runtime, Unknown, handles
@@ -240,7 +241,9 @@ def test_a_batch_that_cannot_even_be_measured_is_answered_and_the_thread_goes_on
     async def use(committer: Committer) -> None:
         for number in range(3):
             submit(committer, Batch(f"before{number}", 1, 0), answers)
-        submit(committer, Batch("bad", 1, 0, head=cast("Any", 5)), answers)
+        bad = Batch("bad", 1, 0)
+        msgspec.structs.force_setattr(bad, "head", 5)
+        submit(committer, bad, answers)
         submit(committer, Batch("behind", 1, 0), answers)
         await all_answered(committer)
         submit(committer, Batch("later", 1, 0), answers)
@@ -263,7 +266,9 @@ def test_closing_behind_a_batch_that_cannot_be_measured_answers_everybody(
     answers: Answers = {}
 
     async def use(committer: Committer) -> None:
-        submit(committer, Batch("bad", 1, 0, head=cast("Any", 5)), answers)
+        bad = Batch("bad", 1, 0)
+        msgspec.structs.force_setattr(bad, "head", 5)
+        submit(committer, bad, answers)
         for number in range(3):
             submit(committer, Batch(f"behind{number}", 1, 0), answers)
 

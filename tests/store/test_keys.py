@@ -3,6 +3,7 @@
 from hypothesis import given, strategies as st
 
 from callboard.store import Index, Table, keys
+from callboard.store.batch import INDEX_VALUE_BYTES_MAX, INDEX_VALUE_ZEROS_MAX, NAME_BYTES_MAX, ROW_KEY_BYTES_MAX
 
 streams = st.integers(1, 2**40)
 values = st.binary(max_size=20) | st.lists(st.sampled_from([0, 1, 97, 255]), max_size=8).map(bytes)
@@ -52,11 +53,11 @@ def test_the_range_of_a_table_holds_its_own_rows_only(
 
 
 def test_the_longest_keys_fit_lmdb() -> None:
-    zeros = bytes(keys.INDEX_VALUE_ZEROS_MAX)
-    value = zeros + b"x" * (keys.INDEX_VALUE_BYTES_MAX - len(zeros))
+    zeros = bytes(INDEX_VALUE_ZEROS_MAX)
+    value = zeros + b"x" * (INDEX_VALUE_BYTES_MAX - len(zeros))
     longest = [
-        keys.name_key("x" * keys.NAME_BYTES_MAX),
-        keys.row_key(2**63, Table.MESSAGE, b"x" * (keys.ROW_KEY_BYTES_MAX + 1)),
+        keys.name_key("x" * NAME_BYTES_MAX),
+        keys.row_key(2**63, Table.MESSAGE, b"x" * (ROW_KEY_BYTES_MAX + 1)),
         keys.entry_key(Index.TAG, value, 2**63),
         keys.listed_key(2**63, Index.TAG, value),
     ]
