@@ -79,16 +79,26 @@ class StoreFull(StoreError):
 
 
 class StoreLocked(StoreError):
-    """Another process has this store open for writing. `pid` is that process, or None where it cannot be told."""
+    """Another process has this store open for writing.
 
-    def __init__(self, path: str, *, pid: int | None) -> None:
+    Attributes:
+        pid: that process, or None where it cannot be told.
+        state: "stopped" where it is stopped (SIGSTOP, Ctrl-Z), "not seen from here" where no process here has this
+            number (it may be in another container), else "".
+    """
+
+    def __init__(self, path: str, *, pid: int | None, state: str = "") -> None:
         owner = f"process {pid}" if pid is not None else "another process"
-        super().__init__(
-            f"the store {path!r} is open for writing in {owner}: stop it, or use another directory "
-            "(reading from other processes is fine)"
-        )
+        advice = "stop it, or use another directory (reading from other processes is fine)"
+        if state == "stopped":
+            owner += ", which is stopped but alive"
+            advice = f"let it go on (kill -CONT {pid}) or end it (kill -KILL {pid}), or use another directory"
+        elif state == "not seen from here":
+            owner += ", which is not seen from here (perhaps of another container or user)"
+        super().__init__(f"the store {path!r} is open for writing in {owner}: {advice}")
         self.path = path
         self.pid = pid
+        self.state = state
 
 
 class StoreUnavailable(StoreError):

@@ -3,22 +3,21 @@
     support.lmdb/
     ├─ data.mdb         LMDB's file
     ├─ lock.mdb         LMDB's table of readers
-    └─ callboard.lock   held with flock by the writing process, whose pid it contains
+    └─ callboard.lock   of the writing process (writer_lock.py)
 
 LMDB itself lets several processes write in turn. We do not, because the writer keeps what it knows of the streams in
-memory. The kernel drops a flock with its process, however that died, so a file left behind is no obstacle.
+memory.
 """
 
-import fcntl
 import os
-import weakref
 from pathlib import Path
 
 import lmdb
 
 from . import keys
-from .errors import Corrupt, NewerFormat, StoreError, StoreFull, StoreLocked, StoreUnavailable
+from .errors import Corrupt, NewerFormat, StoreError, StoreFull, StoreUnavailable
 from .lmdb_file import check_whole
+from .writer_lock import WriterLock
 
 __all__ = [
     "FORMAT_VERSION",
@@ -34,55 +33,6 @@ __all__ = [
 FORMAT_VERSION = 1
 READERS_MAX = 512
 """LMDB's default of 126 is soon used up by readers in threads; a slot costs 64 bytes."""
-
-
-class WriterLock:
-    """The right to write to a directory, held until `release` or the end of the process.
-
-    Raises:
-        StoreLocked: somebody else holds it, perhaps in this very process.
-        StoreUnavailable: the lock file cannot be opened.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        try:
-            self._fd = os.open(directory / "callboard.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the store {str(directory)!r} cannot be written to: {error.strerror}; "
-                "check its owner and permissions, or use another directory"
-            ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            pid = _read_pid(self._fd)
-            self.release()
-            raise StoreLocked(str(directory), pid=pid) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        _held.add(self)
-
-    def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
-
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
-
-
-def _release_in_child() -> None:
-    """A forked child shares the flock: unless its copy is closed, it keeps the store locked after its parent's end."""
-    for lock in list(_held):
-        lock.release()
-
-
-os.register_at_fork(after_in_child=_release_in_child)
-
-
-def _read_pid(fd: int) -> int | None:
-    text = os.pread(fd, 32, 0).strip()
-    return int(text) if text.isdigit() else None
 
 
 def make_directory(path: Path) -> None:

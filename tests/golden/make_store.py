@@ -1,8 +1,8 @@
 """Writes the golden store of the present format: `python tests/golden/make_store.py tests/golden/format-N`.
 
 Run it once with the code that a format was released with, then never again: what lies in `format-N` is what that code
-wrote, and every later callboard must read or migrate it. Beside the file of LMDB lies `contents.json`: what the store of
-that code gave back through its contract (bytes as base64).
+wrote, and every later callboard must read or migrate it. Beside it lies `contents.json`: what that store gave back
+through its contract (bytes as base64).
 
 Source: format-1 was made by commit 0ad095b.
 """
