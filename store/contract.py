@@ -27,9 +27,24 @@ from msgspec import Struct
 
 from .batch import Batch, Index, IndexRow, Row, Table
 from .damage import DamageLog
-from .errors import Conflict, Fenced
+from .errors import Conflict, Corrupt, Fenced
 
-__all__ = ["Batch", "Durability", "Head", "Index", "IndexHit", "IndexRow", "Row", "Store", "StoreStatistics", "Table"]
+__all__ = [
+    "Batch",
+    "Durability",
+    "Head",
+    "Index",
+    "IndexHit",
+    "IndexRow",
+    "Refusal",
+    "Row",
+    "Store",
+    "StoreStatistics",
+    "Table",
+]
+
+Refusal = Fenced | Conflict | Corrupt
+"""Why a batch was not stored, while others of its commit were. Corrupt: its stream's guard cannot be read."""
 
 Durability = Literal["sync", "async", "none"]
 """sync: survives power loss, as far as the disk tells the truth. async: survives a process crash. none: memory only."""
@@ -138,7 +153,7 @@ class Store(Protocol):
         """
         ...
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         """Store the batches in one transaction; one answer a batch, None where it was accepted.
 
         Raises:

@@ -1,28 +1,40 @@
 r"""Every key of the store, byte by byte; one function a key. Numbers are big-endian, so byte order is their order.
 
-    01 field:u8                                       meta: the format's number, the last owner number given out
-    02 name                                           stream name (UTF-8) -> stream:u64, dense from 1
-    03 stream:u64                                     guard -> epoch:u64 version:u64 head
-    04 stream:u64 table:u8 key                        row -> value
-    05 index:u8 value* 00 stream:u64                  index entry -> stream name
-    06 stream:u64 index:u8 value                      the entries that one stream has -> empty
+    01 field:u8                      meta: the format's number, the last owner and stream number given out, the last
+                                     segment that was deleted
+    02 name                          stream name (UTF-8) -> stream:u64, dense from 1
+    03 stream:u64                    guard -> frame of epoch:u64 version:u64 head
+    04 stream:u64 table:u8 key       rows, from the one of this key on -> frame of a chunk (chunks.py)
+    05 index:u8 value* 00 stream:u64 index entry -> stream name
+    06 stream:u64 index:u8 value     the entries that one stream has -> empty
+    07 number:u64                    log: what one group commit stored -> frame of its batches (segments.py)
+    08 hash:32                       a large value -> frame of it
+    09 hash:32                       how many rows have it -> u64
+    0a hash:8 key                    bytes that could not be read, moved aside from `key` -> as they were
 
+- The log is the truth until a checkpoint has moved what it says into the kinds 03 to 06 (checkpoint.py).
 - Everything of one stream lies together, so that a small stream's rows share pages and a commit dirties few of them.
 - `value*` is the value with each 00 written as 00 FF. The closing 00 is followed by a stream number, whose first byte
   is never FF; so "a" sorts before "a\0" and that before "ab", entries of one value sort by stream number, and the
   escaped prefix of a value is a prefix of the key. (The scheme of FoundationDB's tuple layer.)
 - Kind 06 lists what `erase` has to drop from kind 05.
 
-LMDB takes keys of at most 511 bytes; the limits below keep every key of ours within that.
+LMDB takes keys of at most 511 bytes; the limits in batch.py keep every key of ours within that.
 
 Source: https://apple.github.io/foundationdb/data-modeling.html (tuples), http://www.lmdb.tech/doc (key size).
 """
+
+import hashlib
 
 from .batch import ROW_KEY_BYTES_MAX, Index, Table, check_index_value
 
 __all__ = [
     "FORMAT",
     "LAST_OWNER",
+    "LAST_STREAM",
+    "LAST_TRIMMED",
+    "aside_key",
+    "blob_key",
     "check_bounds",
     "check_index_prefix",
     "check_limit",
@@ -38,19 +50,29 @@ __all__ = [
     "listed_prefix",
     "name_key",
     "number",
+    "reference_key",
     "row_key",
     "row_prefix",
+    "segment_key",
+    "segment_number",
+    "segment_prefix",
     "successor",
 ]
 
 FORMAT = b"\x01\x01"
 LAST_OWNER = b"\x01\x02"
+LAST_STREAM = b"\x01\x03"
+LAST_TRIMMED = b"\x01\x04"
 
 _NAME = b"\x02"
 _GUARD = b"\x03"
 _ROW = b"\x04"
 _ENTRY = b"\x05"
 _LISTED = b"\x06"
+_SEGMENT = b"\x07"
+_BLOB = b"\x08"
+_REFERENCES = b"\x09"
+_ASIDE = b"\x0a"
 
 
 def number(value: int) -> bytes:
@@ -115,6 +137,32 @@ def listed_key(stream: int, index: Index, value: bytes) -> bytes:
 def listed_entry(key: bytes) -> bytes:
     """The key of the index entry that this key of kind 06 lists."""
     return _ENTRY + key[9:10] + key[10:].replace(b"\0", b"\0\xff") + b"\0" + key[1:9]
+
+
+def segment_prefix() -> bytes:
+    return _SEGMENT
+
+
+def segment_key(segment: int) -> bytes:
+    return _SEGMENT + number(segment)
+
+
+def segment_number(key: bytes) -> int:
+    """The number in a segment's key."""
+    return int.from_bytes(key[1:], "big")
+
+
+def blob_key(digest: bytes) -> bytes:
+    return _BLOB + digest
+
+
+def reference_key(digest: bytes) -> bytes:
+    return _REFERENCES + digest
+
+
+def aside_key(key: bytes, value: bytes) -> bytes:
+    """Where the value of `key` is kept that could not be read. Another value of the same key gets another place."""
+    return _ASIDE + hashlib.blake2b(value, digest_size=8).digest() + key
 
 
 def check_limit(limit: int | None) -> None:

@@ -30,7 +30,7 @@ __all__ = [
     "write_format",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 READERS_MAX = 512
 """LMDB's default of 126 is soon used up by readers in threads; a slot costs 64 bytes."""
 

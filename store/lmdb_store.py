@@ -1,46 +1,54 @@
 """The store on disk: one LMDB environment in one directory, one writing process, readers from any.
 
-Rows are one record each (keys.py draws them). A commit is one write transaction: LMDB copies the pages that it touches
+    commit ──> log: one record for the whole group, durable when `commit` returns
+                │   in memory: the tail of each stream (log.py), laid over the rows by whoever reads
+                └─ checkpoint, a few streams with each later commit ──> rows, index entries, guards
+
+A commit is one write transaction with one put, whatever it stores: LMDB copies the pages that it touches, flushes them
 and publishes them with one write of the meta page, so that a process killed at any moment leaves the last whole commit.
 
-Read transactions live only inside a call: one that stays open keeps every later page from being reused, and the file
-grew from 24 to 461 MB in our measurement. All of LMDB's errors become ours here and in lmdb_directory.py.
+Source: the log and the rows are those of a log-structured merge tree (O'Neil et al., Acta Informatica 33, 1996), with
+LMDB's B+tree as the one sorted run.
 """
 
+import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Literal, TypeVar
+from typing import Literal
 
 import lmdb
 
 from . import keys
-from .batch import check_batches, check_name
-from .contract import Batch, Durability, Head, Index, IndexHit, StoreStatistics, Table
+from .batch import Batch, Index, Table, check_batches, check_name
+from .checkpoint import Round
+from .contract import Durability, Head, IndexHit, Refusal, StoreStatistics
 from .damage import DamageLog
-from .errors import Conflict, Fenced, StoreFull, StoreUnavailable
-from .lmdb_directory import (
-    WriterLock,
-    check_format,
-    make_directory,
-    open_environment,
-    read_error,
-    write_error,
-    write_format,
-)
-from .staging import Guard, Staging, count_streams, read_head, read_range, read_stream
+from .entries import read_entries
+from .errors import Corrupt, StoreError, StoreFull, StoreUnavailable
+from .guards import read_head, read_number, set_aside, stored_guard
+from .lmdb_directory import WriterLock, check_format, make_directory, write_format
+from .lmdb_environment import Environment
+from .log import Log
+from .overlay import merged
+from .rows import StoredRows
+from .segments import decode_segment, encode_segment, read_segments
 
 __all__ = ["LmdbStore"]
 
-T = TypeVar("T")
-
 KNOWN_MAX = 100_000
-"""Guards kept in memory, about 250 bytes each. Past it all are forgotten, and each is read again when it is needed."""
-MAP_SIZE_BYTES_MAX = 1 << 46
-"""64 TiB: half of what a process can address on x86-64."""
+"""Streams kept in memory, about 250 bytes each. Past it those without a tail are forgotten, and read when needed."""
 SYNC_INTERVAL_S = 1.0
+CHECKPOINT_BATCHES = 1000
+"""Moved into rows by one transaction of `checkpoint`."""
+READER_LOG_BYTES_MAX = 64 << 20
+"""A reader that has taken over more of the log than this begins anew with what is left of it."""
+
+_log = logging.getLogger("callboard.store")
 
 
 class LmdbStore:
@@ -52,6 +60,8 @@ class LmdbStore:
             it once a second and on closing: every commit survives the end of the process, but a power loss may cost
             the last second or, as LMDB promises nothing here, the whole file; keep copies.
         map_size_bytes: address space to begin with, not disk space; doubled whenever it is used up.
+        log_bytes_max: where the log is moved into rows. Opening replays at most about twice as much, some 10 ms a
+            megabyte, and as much is held in memory; a larger log writes less, as more turns of a session meet in it.
         readonly: read only, also while another process writes.
 
     Raises:
@@ -67,47 +77,51 @@ class LmdbStore:
         *,
         durability: Literal["sync", "async"] = "sync",
         map_size_bytes: int = 64 << 30,
+        log_bytes_max: int = 8 << 20,
         readonly: bool = False,
     ) -> None:
         if durability not in ("sync", "async"):
             raise ValueError(f'durability must be "sync" or "async", not {durability!r}; for "none" use MemoryStore')
         if map_size_bytes <= 0:
             raise ValueError(f"map_size_bytes must be positive, not {map_size_bytes}")
+        if log_bytes_max < 0:
+            raise ValueError(f"log_bytes_max must be at least 0, not {log_bytes_max}")
         self.durability: Durability = durability
         self.damage = DamageLog()
         self._path = Path(path).absolute()
         self._sync = durability == "sync"
         self._readonly = readonly
-        self._pid = os.getpid()
+        self._log_bytes_max = log_bytes_max
         self._writing = Lock()
-        # Held by each read and by each change of the map: LMDB moves the map away under a read that is going on.
-        self._reading = Lock()
-        self._known: dict[str, Guard] = {}
-        self._streams: int | None = None
+        self._log = Log(0)
+        self._segment = 0
+        self._log_bytes = 0
+        self._round: Round | None = None
+        self._stale = False  # True after a commit that may have been stored: only the disk knows
         self._synced_at_s = time.monotonic()
-        self._commits = self._batches = self._refused = 0
+        self._commits = self._batches = self._refused = self._checkpoints = 0
         self._lock: WriterLock | None = None
-        self._env: lmdb.Environment | None = None
-        try:
-            self._open(map_size_bytes)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, map_size_bytes: int) -> None:
-        if not self._readonly:
+        if not readonly:
             make_directory(self._path)
             self._lock = WriterLock(self._path)
-        self._env = self._open_environment(map_size_bytes)
-        if self._read(lambda txn: check_format(txn, self._path)):
-            return
-        if self._readonly:
-            raise StoreUnavailable(f"the store {str(self._path)!r} is empty: open it for writing first")
-        with self._writing:
-            self._write(write_format)
+        self._environment = Environment(self._path, readonly=readonly, sync=self._sync)
+        try:
+            self._environment.open(map_size_bytes)
+            self._open()
+        except BaseException:
+            self._give_back()
+            raise
 
-    def _open_environment(self, map_size_bytes: int) -> lmdb.Environment:
-        return open_environment(self._path, readonly=self._readonly, sync=self._sync, map_size_bytes=map_size_bytes)
+    def _open(self) -> None:
+        if not self._environment.read(lambda txn: check_format(txn, self._path)):
+            if self._readonly:
+                raise StoreUnavailable(f"the store {str(self._path)!r} is empty: open it for writing first")
+            with self._writing:
+                self._environment.write(write_format)
+        damaged = self._environment.read(self._catch_up)
+        if damaged and not self._readonly:
+            with self._writing:
+                self._environment.write(partial(set_aside, damaged))
 
     @property
     def inline(self) -> bool:
@@ -123,20 +137,31 @@ class LmdbStore:
             txn.put(keys.LAST_OWNER, keys.number(owner))
             return owner
 
-        self._check_process()
         with self._writing:
-            owner = self._write(next_owner)
+            owner = self._environment.write(next_owner)
             self._sync_if_due(self._synced_at_s)
             return owner
+
+    # Reading --------------------------------------------------------------------------------------------------------
 
     def load(self, stream: str) -> Head | None:
         check_name(stream)
 
         def read(txn: "lmdb.Transaction[bytes]") -> Head | None:
-            number = self._number(txn, stream)
-            return None if number is None else read_head(txn, stream, number)
+            self._look(txn)
+            known = self._log.get(stream)
+            if known is not None and (guard := known.guard()) is not None:
+                return guard
+            number = known.number if known is not None else read_number(txn, stream)
+            if number is None:
+                return None
+            stored = read_head(txn, stream, number)
+            if known is None or not known.batches:
+                return stored
+            last = known.batches[-1]
+            return Head(last.epoch, last.version + 1, stored.head if stored is not None else b"")
 
-        return self._read(read)
+        return self._environment.read(read)
 
     def scan(
         self,
@@ -153,15 +178,22 @@ class LmdbStore:
         keys.check_bounds(start, stop)
 
         def read(txn: "lmdb.Transaction[bytes]") -> list[tuple[bytes, bytes]]:
-            number = self._number(txn, stream)
+            self._look(txn)
+            known = self._log.get(stream)
+            number = known.number if known is not None else read_number(txn, stream)
             if number is None:
                 return []
-            prefix = keys.row_prefix(number, table)
-            end = keys.successor(prefix) if stop is None else prefix + stop
-            pairs = read_range(txn, prefix + start, end, limit=limit, newest_first=newest_first)
-            return [(key[len(prefix) :], value) for key, value in pairs]
+            rows = StoredRows(txn, number, stream, self.damage).scan(table, start, stop, newest_first=newest_first)
+            if known is not None and known.batches:
+                if known.erased:
+                    rows = iter(())
+                overlay = known.tables().get(table)
+                if overlay is not None:
+                    writes = overlay.range(start, stop, newest_first=newest_first)
+                    rows = merged(rows, writes, newest_first=newest_first)
+            return list(islice(rows, limit))
 
-        return self._read(read)
+        return self._environment.read(read)
 
     def scan_index(
         self,
@@ -180,174 +212,167 @@ class LmdbStore:
             keys.check_position(after, index)
             # Keys are never one another's prefix with a zero behind it, so after + b"\0" is the place just behind.
             start, stop = (start, min(stop, after)) if newest_first else (max(start, after + b"\0"), stop)
-        pairs = self._read(lambda txn: read_range(txn, start, stop, limit=limit, newest_first=newest_first))
+
+        def read(txn: "lmdb.Transaction[bytes]") -> list[tuple[bytes, bytes]]:
+            self._look(txn)
+            stored = read_entries(txn, start, stop, newest_first=newest_first)
+            entries = self._log.index().over(stored, index, start, stop, newest_first=newest_first)
+            return list(islice(entries, limit))
+
+        pairs = self._environment.read(read)
         return [IndexHit(key, keys.entry_value(key), name.decode()) for key, name in pairs]
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def _look(self, txn: "lmdb.Transaction[bytes]") -> None:
+        """Before each read: what is in memory agrees with the transaction."""
+        if self._stale:
+            self._log, self._segment, self._log_bytes, self._round = Log(0), 0, 0, None
+        if self._readonly or self._stale:
+            self._catch_up(txn)
+            self._stale = False
+
+    def _catch_up(self, txn: "lmdb.Transaction[bytes]") -> dict[bytes, bytes]:
+        """Take over what the log has and we have not: all at opening, and what the writer added since, as a reader.
+
+        Returns: the segments that cannot be read.
+        """
+        trimmed = int.from_bytes(txn.get(keys.LAST_TRIMMED) or b"", "big")
+        if trimmed > self._segment or self._log_bytes > READER_LOG_BYTES_MAX:
+            self._log, self._segment, self._log_bytes = Log(0), trimmed, 0  # what we missed is in the rows by now
+        damaged: dict[bytes, bytes] = {}
+        for number, value in read_segments(txn, self._segment):
+            try:
+                self._log.replay(decode_segment(value, number=number), partial(stored_guard, txn))
+            except Corrupt as error:
+                self.damage.report(error.where, error.reason)
+                damaged[keys.segment_key(number)] = value
+            self._segment = number
+            self._log_bytes += len(value)
+        self._log.streams = int.from_bytes(txn.get(keys.LAST_STREAM) or b"", "big")
+        return damaged
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         check_batches(batches)
-
-        def store(txn: "lmdb.Transaction[bytes]") -> tuple[Staging, list[Fenced | Conflict | None]]:
-            if self._streams is None:
-                self._streams = count_streams(txn)
-            staging = Staging(txn, known=self._known, streams=self._streams)
-            answers = [staging.decide(batch) for batch in batches]
-            staging.write()
-            return staging, answers
-
-        self._check_process()
         with self._writing:
-            staging, answers = self._write(store)
-            if len(self._known) > KNOWN_MAX:
-                self._known.clear()
-            self._known.update(staging.guards)
-            self._streams = staging.streams
+            if self._stale:
+                self._environment.read(self._look)
+            try:
+                answers, size_bytes = self._write(batches)
+            except BaseException as error:
+                self._log.undo()
+                self._stale = isinstance(error, StoreError) and error.uncertain
+                raise
+            self._stored(size_bytes)
             self._commits += 1
             self._batches += len(batches)
             self._refused += len(batches) - answers.count(None)
             self._sync_if_due(self._synced_at_s + SYNC_INTERVAL_S)
             return answers
 
+    def _write(self, batches: Sequence[Batch]) -> tuple[list[Refusal | None], int]:
+        """Decide on the batches and store those accepted; the answers, and by how many bytes the log has grown."""
+        write = self._environment.write
+        if self._round is None:
+            return write(partial(self._put, batches, round=None))
+        try:
+            return write(partial(self._put, batches, round=self._round))
+        except StoreFull:
+            self._round.rest()  # what fits the log must not be refused because the rows do not fit
+            return write(partial(self._put, batches, round=None))
+
+    def _put(
+        self, batches: Sequence[Batch], txn: "lmdb.Transaction[bytes]", *, round: Round | None
+    ) -> tuple[list[Refusal | None], int]:
+        log = self._log
+        log.undo()  # of the try before
+        stored = partial(stored_guard, txn)
+        answers = [log.decide(batch, stored) for batch in batches]
+        for stream in log.created:
+            txn.put(keys.name_key(stream.name), keys.number(stream.number))
+        if log.created:
+            txn.put(keys.LAST_STREAM, keys.number(log.streams))
+        size_bytes = 0
+        if log.accepted:
+            segment = encode_segment(log.accepted)
+            size_bytes = len(segment)
+            txn.put(keys.segment_key(self._segment + 1), segment)
+        if round is not None:
+            size_bytes -= round.work(txn, len(log.accepted), self.damage)
+        return answers, size_bytes
+
+    def _stored(self, size_bytes: int) -> None:
+        """What the transaction stored becomes what readers see; the log has grown by so many bytes."""
+        log = self._log
+        with self._environment.viewing:
+            self._log_bytes += size_bytes
+            self._segment += bool(log.accepted)
+            if self._round is not None:
+                self._round.settle()
+                if self._round.ended:
+                    self._round = None
+                    self._checkpoints += 1
+                    log.forget_index()
+            log.apply()
+            if self._round is None:
+                log.forget_idle(KNOWN_MAX)
+                if self._log_bytes > self._log_bytes_max:
+                    self._round = Round(log, upto=self._segment)
+
+    def checkpoint(self) -> None:
+        """Move all of the log into rows; afterwards it is empty. Commits wait meanwhile.
+
+        Raises:
+            StoreFull, StoreUnavailable: some of it is still in the log, where it is as safe.
+        """
+        with self._writing:
+            self._end_round()
+            if self._log_bytes:  # what came after the round began, or all where there was none
+                self._round = Round(self._log, upto=self._segment)
+                self._end_round()
+
+    def _end_round(self) -> None:
+        while (at := self._round) is not None:
+            work = partial(at.work, batches=CHECKPOINT_BATCHES, damage=self.damage)
+            self._stored(-self._environment.write(work))
+
     def statistics(self) -> StoreStatistics:
-        def read(txn: "lmdb.Transaction[bytes]") -> tuple[int, int]:
-            size_bytes = (self._opened().info()["last_pgno"] + 1) * txn.stat()["psize"]
-            return count_streams(txn), size_bytes
-
-        streams, size_bytes = self._read(read)
-        return StoreStatistics(
-            commits=self._commits,
-            batches=self._batches,
-            refused=self._refused,
-            streams=streams,
-            size_bytes=size_bytes,
-        )
-
-    def close(self) -> None:
-        if os.getpid() != self._pid:
-            return
-        with self._writing, self._reading:
-            env, self._env = self._env, None
-            try:
-                if env is not None and not self._sync and not self._readonly:
-                    env.sync(True)
-            except lmdb.Error as error:
-                raise write_error(error, self._path, uncertain=True) from error
-            finally:
-                if env is not None:
-                    env.close()
-                if self._lock is not None:
-                    self._lock.release()
-
-    def _check_process(self) -> None:
-        # An environment is undefined in a forked child, where a lock may also be held by a thread that is not there.
-        if os.getpid() != self._pid:
-            raise StoreUnavailable(
-                f"the store {str(self._path)!r} was opened by process {self._pid}, of which this one is a fork: "
-                "open it anew after forking"
+        def read(txn: "lmdb.Transaction[bytes]") -> StoreStatistics:
+            self._look(txn)
+            return StoreStatistics(
+                commits=self._commits,
+                batches=self._batches,
+                refused=self._refused,
+                streams=self._log.streams,
+                size_bytes=self._environment.size_bytes(),
+                log_bytes=self._log_bytes,
+                checkpoints=self._checkpoints,
+                damaged=self.damage.count,
             )
 
-    def _opened(self) -> lmdb.Environment:
-        if self._env is None:
-            raise StoreUnavailable(f"the store {str(self._path)!r} is closed")
-        return self._env
+        return self._environment.read(read)
 
-    def _number(self, txn: "lmdb.Transaction[bytes]", name: str) -> int | None:
-        guard = self._known.get(name)
-        return guard[0] if guard is not None else read_stream(txn, name)
-
-    def _read(self, work: Callable[["lmdb.Transaction[bytes]"], T]) -> T:
-        """What `work` gives in a read transaction of its own."""
-        self._check_process()
-        with self._reading:
-            env = self._opened()
-            try:
-                try:
-                    with env.begin() as txn:
-                        return work(txn)
-                except lmdb.MapResizedError:
-                    self._remap(env, 0)  # the writing process has grown the map: 0 takes its size over
-                except lmdb.ReadersFullError:
-                    env.reader_check()  # gives back the slots of processes that were killed
-                with env.begin() as txn:
-                    return work(txn)
-            except lmdb.Error as error:
-                raise read_error(error, self._path) from error
-
-    def _write(self, work: Callable[["lmdb.Transaction[bytes]"], T]) -> T:
-        """What `work` gives in a write transaction that is committed; `_writing` is held by the caller.
-
-        `work` runs again, on a fresh transaction, when the map had to grow; so it must change nothing else.
-        """
-        env = self._opened()
-        if self._readonly:
-            raise StoreUnavailable(f"the store {str(self._path)!r} was opened with readonly=True")
-        while True:
-            try:
-                return self._transact(env, work)
-            except lmdb.MapFullError as error:
-                self._grow(env, error)
-
-    def _transact(self, env: lmdb.Environment, work: Callable[["lmdb.Transaction[bytes]"], T]) -> T:
-        transaction_id = 0
-        try:
-            txn = env.begin(write=True)
-            try:
-                transaction_id = txn.id()
-                result = work(txn)
-            except BaseException:
-                txn.abort()
-                transaction_id = 0
-                raise
-            txn.commit()
-        except lmdb.MapFullError:
-            raise
-        except lmdb.Error as error:
-            uncertain = transaction_id != 0 and self._may_be_stored(env, transaction_id)
-            if uncertain:
-                self._known.clear()
-                self._streams = None
-            raise write_error(error, self._path, uncertain=uncertain) from error
-        return result
-
-    @staticmethod
-    def _may_be_stored(env: lmdb.Environment, transaction_id: int) -> bool:
-        """False where the last meta page is older than the failed commit, and LMDB has not given the environment up.
-
-        LMDB writes the meta page last, after the pages were flushed. Where that one write fails it tries to undo it
-        and refuses every transaction from then on.
-        """
-        try:
-            with env.begin() as txn:
-                return txn.id() >= transaction_id
-        except lmdb.Error:
-            return True
-
-    def _grow(self, env: lmdb.Environment, full: lmdb.MapFullError) -> None:
-        size_bytes = env.info()["map_size"] * 2
-        if size_bytes > MAP_SIZE_BYTES_MAX:
-            raise StoreFull(f"the store {str(self._path)!r} is at its limit of {MAP_SIZE_BYTES_MAX} bytes") from full
-        with self._reading:
-            self._remap(env, size_bytes)
-
-    def _remap(self, env: lmdb.Environment, size_bytes: int) -> None:
-        """Give the map another size; `_reading` is held by the caller. StoreFull leaves it as it was."""
-        before_bytes = env.info()["map_size"]
-        try:
-            env.set_mapsize(size_bytes)
-        except lmdb.Error as error:
-            # LMDB has let go of the old map by now, and any further call on this environment would be a segfault.
-            self._env = None
-            env.close()
-            self._env = self._open_environment(before_bytes)
-            raise StoreFull(
-                f"the store {str(self._path)!r} has no address space to grow to {size_bytes} bytes ({error}); "
-                "nothing was stored: raise the process's limit (ulimit -v)"
-            ) from error
-
-    def _sync_if_due(self, due_at_s: float) -> None:
-        if self._sync or (now_s := time.monotonic()) < due_at_s:
+    def close(self) -> None:
+        if not self._environment.is_open or self._readonly or self._environment.forked:
+            self._give_back()
             return
         try:
-            self._opened().sync(True)
-        except lmdb.Error as error:
-            raise write_error(error, self._path, uncertain=True) from error
-        self._synced_at_s = now_s
+            self.checkpoint()
+        except StoreError as error:
+            _log.warning("closed with %d bytes in the log, which the next opening replays: %s", self._log_bytes, error)
+        try:
+            with self._writing:
+                if not self._sync:
+                    self._environment.sync()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._environment.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _sync_if_due(self, due_at_s: float) -> None:
+        if not self._sync and time.monotonic() >= due_at_s:
+            self._environment.sync()
+            self._synced_at_s = time.monotonic()

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from . import keys
 from .batch import check_batches, check_name
-from .contract import Batch, Durability, Head, Index, IndexHit, IndexRow, Row, StoreStatistics, Table
+from .contract import Batch, Durability, Head, Index, IndexHit, IndexRow, Refusal, Row, StoreStatistics, Table
 from .damage import DamageLog
 from .errors import Conflict, Fenced, StoreError, StoreUnavailable
 
@@ -230,14 +230,14 @@ class MemoryStore:
                 for value, number in chosen
             ]
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         check_batches(batches)
         with self._lock:
             self._check_open()
             fault = self._commit_faults.popleft() if self._commit_faults else None
             if fault is not None and not fault.after_write:
                 raise fault.error
-            answers = [self._contents.apply(batch) for batch in batches]
+            answers: list[Refusal | None] = [self._contents.apply(batch) for batch in batches]
             self._commits += 1
             self._batches += len(batches)
             self._refused += len(batches) - answers.count(None)

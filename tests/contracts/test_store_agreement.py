@@ -28,7 +28,9 @@ some_batches = st.builds(
     index_rows=st.lists(some_entries, max_size=4).map(tuple),
     erase=st.sampled_from([False, False, False, True]),
 )
-programs = st.lists(st.lists(some_batches, max_size=5) | st.just("reopen"), min_size=1, max_size=10)
+programs = st.lists(
+    st.lists(some_batches, max_size=5) | st.sampled_from(["reopen", "checkpoint"]), min_size=1, max_size=10
+)
 
 
 def hits(store: Store, index: Index, prefix: bytes = b"", *, newest_first: bool = False) -> list[tuple[bytes, str]]:
@@ -78,16 +80,21 @@ def everything(store: Store) -> list[object]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(programs)
-def test_the_memory_store_and_lmdb_agree_on_every_program(program: list[list[Batch] | Literal["reopen"]]) -> None:
+@given(programs, st.sampled_from([0, 200, 1 << 20]))
+def test_the_memory_store_and_lmdb_agree_on_every_program(
+    program: list[list[Batch] | Literal["reopen", "checkpoint"]], log_bytes_max: int
+) -> None:
     with tempfile.TemporaryDirectory() as directory:
         memory: Store = MemoryStore()
-        disk: Store = LmdbStore(directory, durability="async")
+        disk = LmdbStore(directory, durability="async", log_bytes_max=log_bytes_max)
         try:
             for step in program:
                 if step == "reopen":
                     disk.close()
-                    disk = LmdbStore(directory, durability="async")
+                    disk = LmdbStore(directory, durability="async", log_bytes_max=log_bytes_max)
+                    continue
+                if step == "checkpoint":
+                    disk.checkpoint()
                     continue
                 batches = with_versions(memory, step)
 

@@ -28,17 +28,22 @@ from callboard.store import (
 )
 
 
-@pytest.fixture(params=["lmdb-sync", "lmdb-async", "memory"])
+Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "memory"]
+"""lmdb-rows: each commit is moved into rows with the next ones, and read there."""
+
+
+@pytest.fixture(params=["lmdb-sync", "lmdb-async", "lmdb-rows", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     opened = open_store(request.param, tmp_path / "store")
     yield opened
     opened.close()
 
 
-def open_store(kind: Literal["lmdb-sync", "lmdb-async", "memory"], path: Path) -> Store:
+def open_store(kind: Kind, path: Path) -> Store:
     if kind == "memory":
         return MemoryStore()
-    return LmdbStore(path, durability="sync" if kind == "lmdb-sync" else "async")
+    log_bytes_max = 0 if kind == "lmdb-rows" else 8 << 20
+    return LmdbStore(path, durability="async" if kind == "lmdb-async" else "sync", log_bytes_max=log_bytes_max)
 
 
 @contextmanager

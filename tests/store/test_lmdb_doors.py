@@ -23,6 +23,7 @@ from callboard.store import (
     Table,
     keys,
 )
+from callboard.store.lmdb_directory import FORMAT_VERSION
 
 NOBODY = 65534
 HOLDER = """
@@ -174,14 +175,16 @@ def test_a_reader_creates_nothing_where_there_is_no_store(tmp_path: Path) -> Non
 
 def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
     with lmdb.open(str(written(tmp_path))) as env, env.begin(write=True) as txn:
-        txn.put(keys.FORMAT, keys.number(2))
+        txn.put(keys.FORMAT, keys.number(FORMAT_VERSION + 1))
 
     for readonly in (False, True):
-        with pytest.raises(NewerFormat, match="has format 2, and this callboard reads up to 1"):
+        with pytest.raises(
+            NewerFormat, match=f"has format {FORMAT_VERSION + 1}, and this callboard reads up to {FORMAT_VERSION}"
+        ):
             LmdbStore(tmp_path, readonly=readonly)
 
     with lmdb.open(str(tmp_path)) as env, env.begin() as txn:
-        assert txn.get(keys.FORMAT) == keys.number(2)
+        assert txn.get(keys.FORMAT) == keys.number(FORMAT_VERSION + 1)
 
 
 def test_the_lmdb_directory_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:

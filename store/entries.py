@@ -1,0 +1,51 @@
+"""Index entries on disk, each twice: in its index, and in the list of those that its stream has."""
+
+from collections.abc import Iterator, Mapping
+
+import lmdb
+
+from . import keys
+from .batch import Index
+
+__all__ = ["erase_entries", "read_entries", "write_entries"]
+
+
+def read_entries(
+    txn: "lmdb.Transaction[bytes]", start: bytes, stop: bytes, *, newest_first: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and stream names with `start <= key < stop`, in byte order or backwards. Lazy."""
+    with txn.cursor() as cursor:
+        if newest_first:
+            found = cursor.prev() if cursor.set_range(stop) else cursor.last()
+            while found and cursor.key() >= start:
+                yield cursor.item()
+                found = cursor.prev()
+        else:
+            found = cursor.set_range(start)
+            while found and cursor.key() < stop:
+                yield cursor.item()
+                found = cursor.next()
+
+
+def write_entries(
+    txn: "lmdb.Transaction[bytes]", stream: int, name: str, entries: Mapping[tuple[Index, bytes], bool]
+) -> None:
+    """Add the entries that are True, remove the others; `stream` is the stream's number."""
+    for (index, value), present in sorted(entries.items()):
+        entry, listed = keys.entry_key(index, value, stream), keys.listed_key(stream, index, value)
+        if present:
+            txn.put(entry, name.encode())
+            txn.put(listed, b"")
+        else:
+            txn.delete(entry)
+            txn.delete(listed)
+
+
+def erase_entries(txn: "lmdb.Transaction[bytes]", stream: int) -> None:
+    """Remove all that the stream of this number has."""
+    prefix = keys.listed_prefix(stream)
+    with txn.cursor() as cursor:
+        found = cursor.set_range(prefix) and cursor.key().startswith(prefix)
+        while found:
+            txn.delete(keys.listed_entry(cursor.key()))
+            found = cursor.delete() and cursor.key().startswith(prefix)

@@ -1,0 +1,217 @@
+"""What the log holds that the rows do not have yet, in memory: the tail of each stream. Pure.
+
+A commit is only a record in the log. Its batches stay here, as the *tails* of their streams, until a checkpoint has
+moved them into rows. Whoever reads lays the tail over the rows: a tail is the whole end of its stream's history, so
+that its last write of a key is the truth, whatever the rows say. For that reason a replayed log is right without a look
+at the rows, even where a checkpoint had moved some of it before the process died.
+
+`decide` runs ahead of the disk, in the committer's thread: `Stream.epoch` and `version` are those of the transaction in
+the making. `apply` makes it what everybody sees, `undo` takes it back. What readers use (`batches`, `head`) changes in
+`apply` and `dropped` alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .batch import Batch, Table
+from .contract import Head
+from .errors import Conflict, Corrupt, Fenced
+from .index_overlay import IndexOverlay
+from .overlay import Overlay
+
+__all__ = ["Guard", "Log", "Stream", "lay"]
+
+Guard = tuple[int, int, int]
+"""A stream's number, epoch and version."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream as the writer knows it.
+
+    Attributes:
+        number: its number in all keys.
+        epoch, version: its guard, as of the transaction in the making.
+        batches: its tail, oldest first.
+        head: its head, where the tail has brought one; None where the stored one is right.
+    """
+
+    name: str
+    number: int
+    epoch: int
+    version: int
+    batches: list[Batch] = field(default_factory=list[Batch])
+    head: bytes | None = None
+    _erased_at: int = -1
+    _tables: dict[Table, Overlay] | None = None
+    _seen: int = 0
+
+    @property
+    def erased(self) -> bool:
+        """True where the tail erases what the rows have."""
+        return self._erased_at >= 0
+
+    def tables(self) -> dict[Table, Overlay]:
+        """The tail's rows by table, kept for the next reader. Cost: that of the batches since the last call."""
+        if self._tables is None:
+            self._tables = {}
+        lay(self._tables, self.batches[self._seen :])
+        self._seen = len(self.batches)
+        return self._tables
+
+    def guard(self) -> Head | None:
+        """Epoch, version and head as of the tail's end; None where there is no tail or no head in it."""
+        if not self.batches or self.head is None:
+            return None
+        last = self.batches[-1]
+        return Head(last.epoch, last.version + 1, self.head)
+
+    def append(self, batch: Batch) -> None:
+        if batch.erase:
+            self.head = b""
+            self._erased_at = len(self.batches)
+        if batch.head is not None:
+            self.head = batch.head
+        self.batches.append(batch)
+
+    def drop(self, count: int) -> None:
+        """The first `count` batches are in the rows now."""
+        del self.batches[:count]
+        self._erased_at = max(self._erased_at - count, -1)
+        if self.batches:
+            self._seen = max(self._seen - count, 0)  # what was laid stays: it is in the rows as well, and no newer
+        else:
+            self.head, self._tables, self._seen = None, None, 0
+
+
+def lay(tables: dict[Table, Overlay], batches: Sequence[Batch]) -> None:
+    """Lay the rows of these batches over what `tables` has."""
+    for batch in batches:
+        if batch.erase:
+            tables.clear()
+        for row in batch.rows:
+            overlay = tables.get(row.table)
+            if overlay is None:
+                overlay = tables[row.table] = Overlay()
+            overlay.put(row.key, row.value)
+
+
+class Log:
+    """All streams of one store that are known, and the transaction in the making.
+
+    Attributes:
+        streams: how many streams there are, those of the transaction in the making included; the greatest number.
+        accepted: the batches of the transaction in the making.
+        created: the streams that it makes.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self.streams = streams
+        self.accepted: list[Batch] = []
+        self.created: list[Stream] = []
+        self._known: dict[str, Stream] = {}
+        self._touched: list[tuple[Stream, int, int]] = []
+        self._index: IndexOverlay | None = None
+        self._tails: dict[str, Stream] = {}
+
+    def __getitem__(self, name: str) -> Stream:
+        return self._known[name]
+
+    def get(self, name: str) -> Stream | None:
+        """The stream of this name, where it is known; it may exist all the same."""
+        return self._known.get(name)
+
+    def with_tail(self) -> list[Stream]:
+        """The streams that have batches which the rows do not."""
+        return list(self._tails.values())
+
+    def drop(self, stream: Stream, count: int) -> None:
+        """The first `count` batches of a stream's tail are in the rows now."""
+        stream.drop(count)
+        if not stream.batches:
+            del self._tails[stream.name]
+
+    def decide(self, batch: Batch, stored: Callable[[str], Guard | None]) -> Fenced | Conflict | Corrupt | None:
+        """Accept the batch into the transaction, or say why not. `stored` finds the guard of a stream that is not
+        known here."""
+        stream = self._known.get(batch.stream)
+        if stream is None:
+            try:
+                stream = self._find(batch, stored)
+            except Corrupt as error:
+                return error  # the others of this transaction are not to suffer
+        epoch, version = stream.epoch, stream.version
+        if batch.epoch < epoch:
+            return Fenced(batch.stream, epoch=batch.epoch, stored_epoch=epoch)
+        if batch.version != version:
+            return Conflict(batch.stream, version=batch.version, stored_version=version)
+        if not stream.number:
+            self.streams += 1
+            stream.number = self.streams
+            self.created.append(stream)
+            self._known[stream.name] = stream
+        self._touched.append((stream, epoch, version))
+        stream.epoch, stream.version = batch.epoch, version + 1
+        self.accepted.append(batch)
+        return None
+
+    def _find(self, batch: Batch, stored: Callable[[str], Guard | None]) -> Stream:
+        guard = stored(batch.stream)
+        if guard is None:
+            return Stream(batch.stream, 0, 0, 0)
+        stream = self._known[batch.stream] = Stream(batch.stream, *guard)
+        return stream
+
+    def undo(self) -> None:
+        """The transaction did not happen."""
+        for stream, epoch, version in reversed(self._touched):
+            stream.epoch, stream.version = epoch, version
+        for stream in self.created:
+            del self._known[stream.name]
+        self.streams -= len(self.created)
+        self._begin_anew()
+
+    def apply(self) -> None:
+        """The transaction is durable: from now on it is what readers see."""
+        for (stream, _, _), batch in zip(self._touched, self.accepted, strict=True):
+            self._append(stream, batch)
+        self._begin_anew()
+
+    def replay(self, batches: Sequence[Batch], stored: Callable[[str], Guard | None]) -> None:
+        """Take over what a segment of the log holds, in order; it was accepted when it was written."""
+        for batch in batches:
+            stream = self._known.get(batch.stream)
+            if stream is None:
+                guard = stored(batch.stream)
+                assert guard is not None, "a stream's name is stored with its first batch"
+                stream = self._known[batch.stream] = Stream(batch.stream, *guard)
+            stream.epoch, stream.version = batch.epoch, batch.version + 1
+            self._append(stream, batch)
+
+    def _append(self, stream: Stream, batch: Batch) -> None:
+        if not stream.batches:
+            self._tails[stream.name] = stream
+        stream.append(batch)
+        if self._index is not None:
+            self._index.put(stream.number, batch)
+
+    def _begin_anew(self) -> None:
+        self.accepted, self.created, self._touched = [], [], []
+
+    def forget_idle(self, known_max: int) -> None:
+        """Drop what the rows say as well, where more streams are known than `known_max`."""
+        if len(self._known) > known_max:
+            self._known = dict(self._tails)
+
+    def forget_index(self) -> None:
+        """A round of checkpoints has ended: the entries that are in the rows need not lie over them any more."""
+        self._index = None
+
+    def index(self) -> IndexOverlay:
+        """The entries that the tails add or remove. Cost: the first call after a round goes through all tails."""
+        if self._index is None:
+            self._index = IndexOverlay()
+            for stream in self._tails.values():
+                for batch in stream.batches:
+                    self._index.put(stream.number, batch)
+        return self._index

@@ -1,0 +1,61 @@
+"""Writes that lie over what is on disk: sorted, so that both can be read as one range. Pure."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+
+__all__ = ["Overlay", "merged"]
+
+Write = tuple[bytes, bytes | None]
+"""A key and its new value; None deletes it."""
+
+
+class Overlay:
+    """The last write of each key, in the order of the keys. Appending behind all others costs what a list's does."""
+
+    __slots__ = ("_order", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes | None] = {}
+        self._order: list[bytes] = []
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        if key not in self._values:
+            if not self._order or key > self._order[-1]:
+                self._order.append(key)
+            else:
+                insort(self._order, key)
+        self._values[key] = value
+
+    def range(self, start: bytes, stop: bytes | None, *, newest_first: bool = False) -> Iterator[Write]:
+        """The writes with `start <= key < stop` in byte order, or backwards."""
+        order = self._order
+        first = bisect_left(order, start)
+        last = len(order) if stop is None else bisect_left(order, stop)
+        places = range(last - 1, first - 1, -1) if newest_first else range(first, last)
+        return ((key, self._values[key]) for key in map(order.__getitem__, places))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def merged(
+    stored: Iterable[tuple[bytes, bytes]], writes: Iterator[Write], *, newest_first: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """What is there when `writes` lie over `stored`; both come in byte order, or both backwards.
+
+    Lazy: nothing is read of either beyond what is taken.
+    """
+    write = next(writes, None)
+    for pair in stored:
+        key = pair[0]
+        while write is not None and (write[0] > key if newest_first else write[0] < key):
+            if write[1] is not None:
+                yield write[0], write[1]
+            write = next(writes, None)
+        if write is not None and write[0] == key:
+            continue  # the write comes in its turn
+        yield pair
+    while write is not None:
+        if write[1] is not None:
+            yield write[0], write[1]
+        write = next(writes, None)

@@ -1,0 +1,190 @@
+"""The rows of one stream on disk, read and written chunk by chunk within a transaction of LMDB's.
+
+A chunk's key is that of its first row; it reaches up to the next chunk. Appending, which is what sessions do, adds to
+the last chunk until it is full. A value above BLOB_BYTES_MIN is stored once under its hash, however many rows have it,
+with a count of them: chunks stay small, and a copy of a conversation does not copy its pictures.
+
+What cannot be read is left out, and noted as damage. Before a damaged chunk is overwritten its bytes move aside, so
+that nothing is lost that somebody could still mend.
+
+Source: content-addressed storage as in Venti (Quinlan and Dorward, FAST 2002).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import lmdb
+
+from . import keys
+from .batch import Table
+from .chunks import CHUNK_BYTES, LargeValue, Stored, decode_chunk, encode_chunks
+from .damage import DamageLog
+from .errors import Corrupt
+from .framing import FRAME_BYTES, frame, unframe
+from .guards import set_aside
+
+__all__ = ["BLOB_BYTES_MIN", "StoredRows", "place"]
+
+BLOB_BYTES_MIN = 16 * 1024
+
+
+class StoredRows:
+    """Use it within the transaction that it is given.
+
+    Args:
+        number: the stream's number; `name` is for people.
+        damage: where what cannot be read is noted.
+    """
+
+    __slots__ = ("_damage", "_name", "_number", "_txn")
+
+    def __init__(self, txn: "lmdb.Transaction[bytes]", number: int, name: str, damage: DamageLog) -> None:
+        self._txn = txn
+        self._number = number
+        self._name = name
+        self._damage = damage
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None, *, newest_first: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The rows with `start <= key < stop` in byte order, or backwards. Lazy: reads a chunk when it is reached."""
+        prefix = keys.row_prefix(self._number, table)
+        with self._txn.cursor() as cursor:
+            found = (
+                _seek_before(cursor, prefix, keys.successor(prefix) if stop is None else prefix + stop)
+                if newest_first
+                else _seek_chunk(cursor, prefix, prefix + start) or _seek_after(cursor, prefix, prefix)
+            )
+            while found:
+                chunk_key = cursor.key()
+                if stop is not None and not newest_first and chunk_key >= prefix + stop:
+                    return
+                rows = self._rows_of(table, chunk_key, cursor.value())
+                if rows and (rows[0][0] < start or (stop is not None and rows[-1][0] >= stop)):
+                    rows = [row for row in rows if row[0] >= start and (stop is None or row[0] < stop)]
+                for key, value in reversed(rows) if newest_first else rows:
+                    content = self._content(table, key, value) if isinstance(value, LargeValue) else value
+                    if content is not None:
+                        yield key, content
+                if newest_first and chunk_key <= prefix + start:
+                    return
+                found = (cursor.prev() if newest_first else cursor.next()) and cursor.key().startswith(prefix)
+
+    def write(self, table: Table, writes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Put rows, or delete those whose value is None; the keys are in order, each once."""
+        prefix = keys.row_prefix(self._number, table)
+        done = 0
+        with self._txn.cursor() as cursor:
+            while done < len(writes):
+                key = prefix + writes[done][0]
+                chunk = (cursor.key(), cursor.value()) if _seek_chunk(cursor, prefix, key) else None
+                behind = cursor.key() if _seek_after(cursor, prefix, chunk[0] + b"\0" if chunk else key) else None
+                end = done + 1
+                while end < len(writes) and (behind is None or prefix + writes[end][0] < behind):
+                    end += 1
+                self._merge(table, chunk, writes[done:end])
+                done = end
+
+    def erase(self) -> None:
+        """Drop every row of the stream."""
+        prefix = keys.row_prefix(self._number)
+        with self._txn.cursor() as cursor:
+            found = _seek_after(cursor, prefix, prefix)
+            while found:
+                key = cursor.key()
+                for _, value in self._rows_of(Table(key[len(prefix)]), key, cursor.value()):
+                    if isinstance(value, LargeValue):
+                        self._count_reference(value, -1)
+                found = cursor.delete() and cursor.key().startswith(prefix)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _merge(
+        self, table: Table, chunk: tuple[bytes, bytes] | None, writes: Sequence[tuple[bytes, bytes | None]]
+    ) -> None:
+        """Writes that all belong to one chunk, or before all chunks."""
+        rows: dict[bytes, bytes | LargeValue] = {}
+        if chunk is not None:
+            stored = self._rows_of(table, *chunk)
+            if stored and writes[0][0] > stored[-1][0] and _is_full(chunk[1], stored, writes):
+                chunk = None  # appended behind a chunk that is full, which stays as it is
+            elif stored:
+                rows = dict(stored)
+            else:
+                set_aside(dict((chunk,)), self._txn)
+        for key, value in writes:
+            before = rows.pop(key, None)
+            if value is not None:
+                rows[key] = self._keep(value) if len(value) > BLOB_BYTES_MIN else value
+            if isinstance(before, LargeValue):
+                self._count_reference(before, -1)
+        prefix = keys.row_prefix(self._number, table)
+        made = encode_chunks(sorted(rows.items()))
+        if chunk is not None and (not made or prefix + made[0][0] != chunk[0]):
+            self._txn.delete(chunk[0])
+        for first, value in made:
+            self._txn.put(prefix + first, value)
+
+    def _rows_of(self, table: Table, chunk_key: bytes, value: bytes) -> list[Stored]:
+        """The rows of a chunk; none, and damage noted, where it cannot be read."""
+        where = place(self._name, table, chunk_key[len(keys.row_prefix(self._number, table)) :])
+        try:
+            return decode_chunk(value, where=where)
+        except Corrupt as error:
+            self._damage.report(error.where, error.reason)
+            return []
+
+    def _content(self, table: Table, key: bytes, value: LargeValue) -> bytes | None:
+        where = f"large value of {place(self._name, table, key)}"
+        stored = self._txn.get(keys.blob_key(value.hash))
+        try:
+            if stored is None:
+                raise Corrupt(where, "it is missing")
+            return bytes(unframe(stored, where=where))
+        except Corrupt as error:
+            self._damage.report(error.where, error.reason)
+            return None
+
+    def _keep(self, value: bytes) -> LargeValue:
+        large = LargeValue(hashlib.blake2b(value, digest_size=32).digest())
+        self._txn.put(keys.blob_key(large.hash), frame(value), overwrite=False)
+        self._count_reference(large, 1)
+        return large
+
+    def _count_reference(self, large: LargeValue, change: int) -> None:
+        key = keys.reference_key(large.hash)
+        count = int.from_bytes(self._txn.get(key) or b"", "big") + change
+        if count > 0:
+            self._txn.put(key, keys.number(count))
+        else:
+            self._txn.delete(key)
+            self._txn.delete(keys.blob_key(large.hash))
+
+
+def place(name: str, table: Table, key: bytes) -> str:
+    """Names rows for people."""
+    return f"{table.name} rows from {key.hex() or 'the first'} of stream {name!r}"
+
+
+def _is_full(chunk: bytes, stored: Sequence[Stored], writes: Sequence[tuple[bytes, bytes | None]]) -> bool:
+    if isinstance(stored[0][1], LargeValue):
+        return True
+    return len(chunk) - FRAME_BYTES + len(writes[0][0]) + len(writes[0][1] or b"") > CHUNK_BYTES
+
+
+def _seek_chunk(cursor: "lmdb.Cursor[bytes]", prefix: bytes, key: bytes) -> bool:
+    """Stand on the chunk that the row of this key belongs to: the last one that does not begin behind it."""
+    if cursor.set_range(key) and cursor.key() == key:
+        return True
+    return _seek_before(cursor, prefix, key)
+
+
+def _seek_before(cursor: "lmdb.Cursor[bytes]", prefix: bytes, key: bytes) -> bool:
+    """Stand on the last chunk that begins before `key`."""
+    found = cursor.prev() if cursor.set_range(key) else cursor.last()
+    return found and cursor.key().startswith(prefix)
+
+
+def _seek_after(cursor: "lmdb.Cursor[bytes]", prefix: bytes, key: bytes) -> bool:
+    """Stand on the first chunk that does not begin before `key`."""
+    return cursor.set_range(key) and cursor.key().startswith(prefix)

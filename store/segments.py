@@ -1,0 +1,65 @@
+"""The log's records: what one group commit stored, as one value."""
+
+from collections.abc import Iterator, Sequence
+
+import lmdb
+import msgspec
+
+from . import keys
+from .batch import Batch
+from .errors import Corrupt
+from .framing import frame_encoded, unframe
+
+__all__ = ["decode_segment", "encode_segment", "read_segments", "trim"]
+
+SEGMENTS_PER_TRIM = 64
+"""Deleted in one transaction at most: about 0.1 ms."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[list[Batch]] = msgspec.msgpack.Decoder(list[Batch])
+
+
+def encode_segment(batches: Sequence[Batch]) -> bytearray:
+    """One value for all of them. Cost: 0.2 us a batch and 0.5 ns a byte; the GIL is held meanwhile."""
+    return frame_encoded(_encoder, batches)
+
+
+def decode_segment(value: bytes, *, number: int) -> list[Batch]:
+    """The batches of the log's record of this number.
+
+    Raises:
+        Corrupt: it cannot be read.
+    """
+    where = f"number {number} of the log"
+    try:
+        return _decoder.decode(unframe(value, where=where))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(where, str(error)) from error
+
+
+def read_segments(txn: "lmdb.Transaction[bytes]", behind: int) -> Iterator[tuple[int, bytes]]:
+    """The log's records with greater numbers, in order."""
+    with txn.cursor() as cursor:
+        found = cursor.set_range(keys.segment_key(behind + 1))
+        while found and cursor.key().startswith(keys.segment_prefix()):
+            yield keys.segment_number(cursor.key()), cursor.value()
+            found = cursor.next()
+
+
+def trim(txn: "lmdb.Transaction[bytes]", upto: int) -> tuple[int, bool]:
+    """Delete the oldest segments up to this number, not all at once; their bytes, and whether none is left."""
+    size_bytes = trimmed = 0
+    ended = False
+    with txn.cursor() as cursor:
+        found = cursor.set_range(keys.segment_prefix())
+        for _ in range(SEGMENTS_PER_TRIM):
+            key = cursor.key() if found else b""
+            if not key.startswith(keys.segment_prefix()) or keys.segment_number(key) > upto:
+                ended = True
+                break
+            size_bytes += len(cursor.value())
+            trimmed = keys.segment_number(key)
+            found = cursor.delete()
+    if trimmed:
+        txn.put(keys.LAST_TRIMMED, keys.number(trimmed))
+    return size_bytes, ended
