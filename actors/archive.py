@@ -6,23 +6,26 @@ while one writes.
 
 import base64
 import hashlib
-import logging
 import os
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from msgspec import Struct
 
 from ..store.contract import Index, Store, Table
+from ..store.damage import DamageLog
 from ..store.errors import Corrupt
 from ..store.lmdb_store import LmdbStore
+from ..store.records import Codec
 from .errors import UnknownRun
 from .message import Message
 from .run_record import RunRecord, SpanRecord
 from .session_records import (
     HEAD_CODEC,
-    MESSAGE_CODEC,
+    MESSAGES_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
     SessionHead,
@@ -36,7 +39,7 @@ from .session_records import (
 
 __all__ = ["Archive", "SessionPage"]
 
-_log = logging.getLogger("callboard.archive")
+T = TypeVar("T")
 
 _SPANS_MAX = 2**32 - 1
 _CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the same owner and tag"
@@ -81,6 +84,11 @@ class Archive:
         """Where the data lies."""
         return self._store.location
 
+    @property
+    def damage(self) -> DamageLog:
+        """What could not be read, and was left out."""
+        return self._store.damage
+
     def head(self, session_id: str) -> SessionHead | None:
         """All about a session but its content; None where there is no such session.
 
@@ -93,7 +101,12 @@ class Archive:
         return HEAD_CODEC.decode(stored.head, where=f"head of session {session_id!r}")
 
     def messages(self, session_id: str, *, limit: int | None = None, before_seq: int | None = None) -> list[Message]:
-        """The latest messages, or those before `before_seq`; oldest first, at most `limit`. [] for no session."""
+        """The latest messages, or those before `before_seq`; oldest first, at most `limit`. [] for no session.
+
+        Those that cannot be read are left out, and noted in the store's `damage`.
+
+        Cost: one look into the store; decodes about as many messages as it gives.
+        """
         rows = self._store.scan(
             stream_of(session_id),
             Table.MESSAGE,
@@ -101,15 +114,24 @@ class Archive:
             limit=limit,
             newest_first=True,
         )
-        return [
-            MESSAGE_CODEC.decode(value, where=f"message {int.from_bytes(key, 'big')} of session {session_id!r}")
-            for key, value in reversed(rows)
-        ]
+        # A row holds one message or more, most often a question with its answer.
+        enough = len(rows) if limit is None else limit // 2 + 1
+        messages: list[Message] = []
+        for part in (rows[:enough], rows[enough:]):
+            part.reverse()
+            groups = self._readable(MESSAGES_CODEC, part, _messages_of, session_id)
+            messages[:0] = chain.from_iterable(groups)
+            while before_seq is not None and messages and messages[-1].seq >= before_seq:
+                messages.pop()  # its row began before
+            if limit is not None and len(messages) >= limit:
+                return messages[len(messages) - limit :]
+        return messages
 
     def runs(self, session_id: str, *, limit: int | None = None) -> list[RunRecord]:
-        """The latest runs that have begun; oldest first, at most `limit`."""
+        """The latest runs that have begun; oldest first, at most `limit`. Left out: as with `messages`."""
         rows = self._store.scan(stream_of(session_id), Table.RUN, limit=limit, newest_first=True)
-        return [_run(session_id, key, value) for key, value in reversed(rows)]
+        rows.reverse()
+        return self._readable(RUN_CODEC, rows, _run_of, session_id)
 
     def run(self, session_id: str, run_id: str) -> RunRecord:
         """One run.
@@ -121,14 +143,14 @@ class Archive:
         rows = self._store.scan(stream_of(session_id), Table.RUN, start=key, limit=1)
         if not rows or rows[0][0] != key:
             raise UnknownRun(f"session {session_id!r} has no run {run_id!r}; session.runs() lists them")
-        return _run(session_id, *rows[0])
+        return RUN_CODEC.decode(rows[0][1], where=_run_of(key, session_id))
 
     def spans(self, session_id: str, run_id: str) -> list[SpanRecord]:
-        """The spans of one run that has ended, in the order of their starts."""
+        """The spans of one run that has ended, in the order of their starts. Left out: as with `messages`."""
         rows = self._store.scan(
             stream_of(session_id), Table.SPAN, start=span_key(run_id, 0), stop=span_key(run_id, _SPANS_MAX)
         )
-        spans = [SPAN_CODEC.decode(value, where=f"span of run {run_id!r}") for _, value in rows]
+        spans = self._readable(SPAN_CODEC, rows, _span_of, session_id)
         return [span for span in spans if span.run_id == run_id]  # not those of an id that only begins like this one
 
     def step_count(self, session_id: str, turn: int) -> int:
@@ -202,12 +224,36 @@ class Archive:
         try:
             return self.head(session_id) if session_id is not None else None
         except Corrupt as error:
-            _log.error("left out of a list: %s", error)  # one session that cannot be read must not hide the others
+            self._store.damage.report(error.where, error.reason)  # one session must not hide the others
             return None
 
+    def _readable(
+        self, codec: Codec[T], rows: Sequence[tuple[bytes, bytes]], name: Callable[[bytes, str], str], session_id: str
+    ) -> list[T]:
+        """The records of these rows; what cannot be read is left out, and noted once."""
+        all_sound = codec.decode_all([value for _, value in rows])
+        if all_sound is not None:
+            return all_sound
+        records: list[T] = []
+        for key, value in rows:
+            try:
+                records.append(codec.decode(value, where=name(key, session_id)))
+            except Corrupt as error:
+                self._store.damage.report(error.where, error.reason)
+        return records
 
-def _run(session_id: str, key: bytes, value: bytes) -> RunRecord:
-    return RUN_CODEC.decode(value, where=f"run {key!r} of session {session_id!r}")
+
+def _messages_of(key: bytes, session_id: str) -> str:
+    return f"messages from {int.from_bytes(key, 'big')} on of session {session_id!r}"
+
+
+def _run_of(key: bytes, session_id: str) -> str:
+    return f"run {key.decode(errors='replace')!r} of session {session_id!r}"
+
+
+def _span_of(key: bytes, session_id: str) -> str:
+    run_id, number = key[:-4].decode(errors="replace"), int.from_bytes(key[-4:], "big")
+    return f"span {number} of run {run_id!r} of session {session_id!r}"
 
 
 def _list_name(owner: str | None, tag: str | None) -> bytes:

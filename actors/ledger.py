@@ -16,7 +16,6 @@ from .message import Message, Usage
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
 from .session_records import (
     HEAD_CODEC,
-    MESSAGE_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
     STEP_CODEC,
@@ -25,7 +24,7 @@ from .session_records import (
     SessionHead,
     Step,
     index_changes,
-    message_key,
+    message_rows,
     span_key,
     step_key,
 )
@@ -180,7 +179,7 @@ class Ledger:
             )
             for seq, message in enumerate(messages, head.message_count + 1)
         ]
-        self._rows.extend(Row(Table.MESSAGE, message_key(each.seq), MESSAGE_CODEC.encode(each)) for each in stored)
+        self._rows += message_rows(stored)
         self.head = replace(
             head,
             message_count=head.message_count + len(stored),

@@ -257,9 +257,9 @@ class SessionActor(Actor):
     @handles(ReadMessages, gated=False)
     def read_messages(self, message: ReadMessages, _context: Context) -> list[Message]:
         count = self.visible.message_count if self.visible is not None else 0
-        end = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
-        start = 0 if message.limit is None else max(0, end - message.limit)
-        return self.visible_history.read(start, end)
+        last = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
+        first = 1 if message.limit is None else max(1, last - message.limit + 1)
+        return self.visible_history.read(first, last)
 
     @handles(ReadRuns, gated=False)
     def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
@@ -327,10 +327,10 @@ class SessionActor(Actor):
             raise stale from None
         if record.turn != message.turn or record.status != message.end.status:
             raise stale
-        stored = self.history.whole()[record.first_seq - 1 : record.last_seq] if record.first_seq else ()
+        stored = self.history.read(record.first_seq, record.last_seq) if record.first_seq else []
         if any(each.run_id != record.id for each in stored) or len(stored) != len(message.messages):
             raise stale  # deleted and begun anew
-        return list(stored)
+        return stored
 
     def _withdraw(self, entry_id: str, reason: str, context: Context) -> bool:
         entry = self.turns.withdraw(entry_id)

@@ -2,7 +2,7 @@
 
     stream "session:<id>"
       head            SessionHead
-      MESSAGE         sequence number u64              -> Message
+      MESSAGE         sequence number u64              -> the messages from this place on that came together
       RUN             run id                           -> RunRecord
       SPAN            run id, number u32               -> SpanRecord
       STEP            turn number u64, step number u32 -> Step
@@ -11,22 +11,23 @@
       OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
       OPEN_RUN        run id
 
-Numbers are big-endian, so that byte order is their order.
+Numbers are big-endian, so that byte order is their order. Rows of messages that version 1 wrote hold one each.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
-from ..store.contract import Index, IndexRow
+from ..store.contract import Index, IndexRow, Row, Table
 from ..store.records import Codec
 from .message import Message
 from .run_record import RunRecord, SpanRecord
 
 __all__ = [
     "HEAD_CODEC",
-    "MESSAGE_CODEC",
+    "MESSAGES_CODEC",
     "RUN_CODEC",
     "SESSION_KIND",
     "SPAN_CODEC",
@@ -39,6 +40,7 @@ __all__ = [
     "index_changes",
     "index_prefix",
     "message_key",
+    "message_rows",
     "session_id_of",
     "span_key",
     "step_key",
@@ -46,6 +48,10 @@ __all__ = [
 ]
 
 SESSION_KIND = "session"
+
+
+ROW_MESSAGES_MAX = 32
+"""Messages in one row. More in a row would have to be read for a few of them; a turn with more writes several rows."""
 
 
 class OpenTurn(Struct, frozen=True):
@@ -102,7 +108,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
 
 
 HEAD_CODEC = Codec(SessionHead)
-MESSAGE_CODEC = Codec(Message)
+MESSAGES_CODEC: Codec[list[Message]] = Codec(list[Message], version=2, older={1: (Message, lambda message: [message])})
 RUN_CODEC = Codec(RunRecord)
 SPAN_CODEC = Codec(SpanRecord)
 STEP_CODEC = Codec(Step)
@@ -126,6 +132,12 @@ def session_id_of(stream: str) -> str | None:
 
 def message_key(seq: int) -> bytes:
     return seq.to_bytes(8, "big")
+
+
+def message_rows(stored: Sequence[Message]) -> list[Row]:
+    """The rows of messages that stand one behind the other, with their places."""
+    parts = (stored[start : start + ROW_MESSAGES_MAX] for start in range(0, len(stored), ROW_MESSAGES_MAX))
+    return [Row(Table.MESSAGE, message_key(part[0].seq), MESSAGES_CODEC.encode(list(part))) for part in parts]
 
 
 def span_key(run_id: str, number: int) -> bytes:

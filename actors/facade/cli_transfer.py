@@ -35,12 +35,11 @@ from callboard.actors.message import Message
 from callboard.actors.run_record import OPEN, RunRecord, SpanRecord, advance, check_usage
 from callboard.actors.session_records import (
     HEAD_CODEC,
-    MESSAGE_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
     SessionHead,
     index_changes,
-    message_key,
+    message_rows,
     span_key,
     stream_of,
 )
@@ -272,7 +271,7 @@ def import_session(store: Path, export: Export, *, new_id: str | None = None) ->
 def _rows(export: Export) -> Iterator[Row]:
     at_ms = time.time_ns() // 1_000_000
     for message in export.messages:
-        yield Row(Table.MESSAGE, message_key(message.seq), MESSAGE_CODEC.encode(message))
+        yield from message_rows([message])
     for run in export.runs:
         ended = advance(run, "interrupted", at_ms=at_ms, error=_CUT) if run.status in OPEN else run
         yield Row(Table.RUN, ended.id.encode(), RUN_CODEC.encode(ended))

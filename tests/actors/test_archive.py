@@ -21,7 +21,7 @@ from callboard import (
 from callboard.actors.archive import Archive
 from callboard.actors.ledger import Ledger
 from callboard.actors.run_record import RunRecord
-from callboard.actors.session_records import SPAN_CODEC, SessionDefaults, span_key, stream_of
+from callboard.actors.session_records import RUN_CODEC, SPAN_CODEC, SessionDefaults, span_key, stream_of
 from callboard.store import Batch, LmdbStore, MemoryStore, Row, Table
 from callboard.testing import ScriptedModel
 
@@ -132,6 +132,28 @@ def test_session_that_cannot_be_read_is_left_out_of_the_list_and_hides_no_other(
     assert ids(shelf.archive.sessions().sessions) == ["s002", "s000"]
     with pytest.raises(Corrupt, match="s001"):
         shelf.archive.head("s001")
+    assert [each.where for each in shelf.archive.damage.list()] == ["head of session 's001'"]
+
+
+def test_run_and_span_that_cannot_be_read_are_left_out_and_reported_once() -> None:
+    shelf = shelf_of(1)
+    runs = [RunRecord(id=f"run_{n}", session_id="s000", created_at_ms=n) for n in range(3)]
+    spans = [SpanRecord(run_id="run_0", number=n, name="m", kind="model", started_at_ms=n) for n in range(3)]
+    rows = [Row(Table.RUN, run.id.encode(), RUN_CODEC.encode(run)) for run in runs]
+    rows += [Row(Table.SPAN, span_key("run_0", span.number), SPAN_CODEC.encode(span)) for span in spans]
+    rows[1] = Row(Table.RUN, b"run_1", b"\x01 no run")
+    rows[4] = Row(Table.SPAN, span_key("run_0", 1), b"")
+    shelf.store.commit([Batch(stream_of("s000"), 1, 1, rows=tuple(rows))])
+
+    for _ in range(2):
+        assert shelf.archive.runs("s000") == [runs[0], runs[2]]
+        assert shelf.archive.spans("s000", "run_0") == [spans[0], spans[2]]
+    with pytest.raises(Corrupt, match="run_1"):
+        shelf.archive.run("s000", "run_1")
+    assert [each.where for each in shelf.archive.damage.list()] == [
+        "run 'run_1' of session 's000'",
+        "span 1 of run 'run_0' of session 's000'",
+    ]
 
 
 def test_unknown_session_has_nothing() -> None:

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from callboard import Corrupt, Message, StoreUnavailable
+from callboard import Message, StoreUnavailable
 from callboard.actors.archive import Archive
 from callboard.actors.history import History
-from callboard.actors.session_records import MESSAGE_CODEC, message_key, stream_of
+from callboard.actors.session_records import message_key, message_rows, stream_of
 from callboard.store import Batch, MemoryStore, Row, Table
 
 
@@ -52,10 +52,12 @@ class Stored:
     def commit(self, count: int) -> None:
         """`count` messages reach the disk; the history hears of it by `durable`."""
         seqs = range(self.on_disk + 1, self.on_disk + count + 1)
-        rows = tuple(Row(Table.MESSAGE, message_key(seq), MESSAGE_CODEC.encode(message(seq))) for seq in seqs)
+        self.write(*message_rows([message(seq) for seq in seqs]))
+        self.on_disk += count
+
+    def write(self, *rows: Row) -> None:
         assert self.store.commit([Batch(stream_of("s"), 1, self._version, rows=rows)]) == [None]
         self._version += 1
-        self.on_disk += count
 
 
 @given(
@@ -76,25 +78,39 @@ def test_history_has_every_message_once_in_order_whatever_is_loaded_or_durable(c
         elif op == "whole":
             assert stored.history.whole() == tuple(message(seq) for seq in range(1, stored.staged + 1))
         else:
-            start = told // 2
-            assert stored.history.read(start, told) == [message(seq) for seq in range(start + 1, told + 1)]
+            first = told // 2 + 1
+            assert stored.history.read(first, told) == [message(seq) for seq in range(first, told + 1)]
+            assert stored.history.read(first, stored.staged) == [
+                message(seq) for seq in range(first, stored.staged + 1)
+            ]
 
     assert stored.history.whole() == tuple(message(seq) for seq in range(1, stored.staged + 1))
 
 
 def test_reading_the_end_of_a_long_history_reads_only_the_end() -> None:
-    stored = Stored(100)
+    stored = Stored(0)
+    for _ in range(100):
+        stored.extend(2)
+        stored.commit(2)
+        stored.history.durable(stored.on_disk)
 
-    assert [each.seq for each in stored.history.read(97, 100)] == [98, 99, 100]
+    assert [each.seq for each in stored.history.read(198, 200)] == [198, 199, 200]
     assert stored.store.rows_read == 3
+
+
+def test_place_in_the_middle_of_a_row_is_found() -> None:
+    stored = Stored(100)  # in rows of 32
+
+    assert [each.seq for each in stored.history.read(31, 34)] == [31, 32, 33, 34]
+    assert [each.seq for each in stored.history.read(40, 40)] == [40]
+    assert stored.history.read(101, 102) == []
 
 
 def test_empty_range_reads_nothing() -> None:
     stored = Stored(3)
     stored.store.fail_next_read(StoreUnavailable("not to be read"))
 
-    assert stored.history.read(2, 2) == []
-    assert stored.history.read(3, 1) == []
+    assert stored.history.read(3, 2) == []
 
 
 def test_read_that_failed_can_be_tried_again() -> None:
@@ -107,12 +123,30 @@ def test_read_that_failed_can_be_tried_again() -> None:
     assert [each.seq for each in stored.history.whole()] == [1, 2, 3, 4]
 
 
-def test_messages_that_are_gone_are_reported_and_not_passed_over() -> None:
+def test_messages_that_are_gone_are_reported_once_and_left_out() -> None:
     stored = Stored(3)
-    history = History(Archive(stored.store), "s", durable_count=4)
+    for _ in range(2):
+        history = History(Archive(stored.store), "s", durable_count=4)
+        assert [each.seq for each in history.whole()] == [1, 2, 3]
 
-    with pytest.raises(Corrupt, match="4 messages were stored and 3 are there"):
-        history.whole()
+    damages = stored.store.damage.list()
+    assert [(each.where, each.reason) for each in damages] == [
+        ("history of session 's'", "4 messages were stored, 3 can be read")
+    ]
+
+
+def test_messages_that_cannot_be_read_leave_a_hole_and_places_stay_what_they_are() -> None:
+    stored = Stored(100)
+    stored.write(Row(Table.MESSAGE, message_key(33), b"\x02 no messages"))
+    for loaded in (False, True):
+        if loaded:
+            stored.history.load()
+
+        assert [each.seq for each in stored.history.read(31, 67)] == [31, 32, 65, 66, 67]
+        assert stored.history.read(40, 50) == []
+        assert [each.seq for each in stored.history.read(60, 65)] == [65]
+    wheres = [each.where for each in stored.store.damage.list()]
+    assert wheres == ["messages from 33 on of session 's'", "history of session 's'"]
 
 
 def test_what_whole_gave_is_not_changed_by_what_comes_later() -> None:

@@ -11,10 +11,22 @@ import pytest
 import trio.testing
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from callboard import Agent, Corrupt, Message, Rejected, RunRecord, Runtime, Session, SessionManager, StoreUnavailable
+from callboard import (
+    Agent,
+    Corrupt,
+    Message,
+    Rejected,
+    RunRecord,
+    Runtime,
+    Session,
+    SessionManager,
+    StoreUnavailable,
+    ToolCall,
+)
 from callboard.actors.archive import Archive
+from callboard.actors.conversation import INTERRUPTED_RESULT
 from callboard.actors.ledger import Ledger, RunEnd
-from callboard.actors.session_records import SessionDefaults, Step, stream_of
+from callboard.actors.session_records import SessionDefaults, Step, message_key, stream_of
 from callboard.store import Batch, Index, MemoryStore, Row, Table
 from callboard.testing import ScriptedModel
 
@@ -49,6 +61,12 @@ class EarlierProcess:
         assert stored is not None
         rows = (Row(Table.RUN, run[0].encode(), run[1]),) if run is not None else ()
         self._commit(Batch(stream_of(session_id), self._epoch, stored.version, head, rows))
+
+    def spoil_messages(self, session_id: str, first_seq: int) -> None:
+        stored = self.store.load(stream_of(session_id))
+        assert stored is not None
+        row = Row(Table.MESSAGE, message_key(first_seq), b"\x02 no messages")
+        self._commit(Batch(stream_of(session_id), self._epoch, stored.version, rows=(row,)))
 
     def _commit(self, batch: Batch) -> None:
         assert self.store.commit([batch]) == [None]
@@ -188,6 +206,34 @@ def test_session_that_cannot_be_read_keeps_no_other_from_working(run: Run) -> No
                     assert "broken" in str(caught.value)
                 assert [head.id for head in (await SessionManager(runtime).list()).sessions] == ["s"]
                 assert [record.status for record in await whole.runs()] == ["completed", "interrupted"]
+
+    run(body)
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_what_the_model_gets_is_valid(run: Run) -> None:
+    def ask_and_answer(ledger: Ledger) -> None:
+        call = ToolCall(id="c1", name="weather")
+        ledger.append([HELLO, Message(role="assistant", tool_calls=(call,))], at_ms=1_000)
+
+    def add_result(ledger: Ledger) -> None:
+        result = Message(role="tool", content="rain", tool_call_id="c1")
+        ledger.append([result, Message(role="assistant", content="It rains.")], at_ms=1_000)
+
+    async def body() -> None:
+        for spoiled, told in ((1, ["It rains."]), (3, ["hello", "", INTERRUPTED_RESULT])):
+            earlier = EarlierProcess()
+            earlier.write("s", ask_and_answer)
+            earlier.write("s", add_result)
+            earlier.spoil_messages("s", spoiled)
+            async with Runtime.on(earlier.left) as runtime:
+                session, model = Session(runtime, "s"), ScriptedModel()
+                assert await session.message_count() == 4
+                await Agent("Agent", model=model, session=session).chat("next")
+
+                assert [message.text for message in model.requests[0].messages] == [*told, "next"]
+                assert [message.seq for message in await session.messages()][-2:] == [5, 6]
+                assert [message.seq for message in await session.messages(before_seq=3)] == [1, 2][: 2 * (spoiled - 1)]
+                assert runtime.store.damage.list()[0].where == f"messages from {spoiled} on of session 's'"
 
     run(body)
 

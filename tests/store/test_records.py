@@ -61,6 +61,42 @@ def test_bytes_that_are_no_record_are_corrupt(data: bytes) -> None:
         shapes.decode(data, where="row 5")
 
 
+class Ring(msgspec.Struct, frozen=True, tag="ring"):
+    inner: int
+    outer: int
+
+
+rings: Codec[Ring] = Codec(Ring, version=3, older={1: (Circle, lambda circle: Ring(0, circle.radius))})
+
+
+def test_older_version_is_read_as_a_record_of_today_and_todays_is_written() -> None:
+    old, new = shapes.encode(Circle(4)), rings.encode(Ring(1, 2))
+
+    assert new == b"\x03" + msgspec.msgpack.encode(Ring(1, 2))
+    assert (rings.decode(old, where="here"), rings.decode(new, where="here")) == (Ring(0, 4), Ring(1, 2))
+
+
+def test_version_between_that_was_never_released_is_corrupt_and_a_later_one_newer() -> None:
+    with pytest.raises(Corrupt, match="its version byte is 2"):
+        rings.decode(b"\x02" + shapes.encode(Circle(1))[1:], where="here")
+    with pytest.raises(Corrupt, match="here"):
+        rings.decode(shapes.encode(Label("x")), where="here")
+    with pytest.raises(NewerFormat, match=r"here has version 4; .* up to 3"):
+        rings.decode(b"\x04", where="here")
+
+
+def test_all_are_decoded_at_once_where_each_is_sound_and_of_today() -> None:
+    values = [rings.encode(Ring(n, n)) for n in range(3)]
+
+    assert rings.decode_all(values) == [Ring(n, n) for n in range(3)]
+    assert rings.decode_all([]) == []
+
+
+@pytest.mark.parametrize("value", [b"", b"\x03", b"\x03\xff", b"\x04", shapes.encode(Circle(1))])
+def test_all_are_not_decoded_at_once_where_one_is_something_else(value: bytes) -> None:
+    assert rings.decode_all([rings.encode(Ring(1, 2)), value]) is None
+
+
 def test_a_field_with_a_default_may_be_missing_and_an_unknown_one_is_passed_over() -> None:
     older = b"\x01" + msgspec.msgpack.encode({"type": "label", "text": "x", "colour": "red"})
 
