@@ -153,6 +153,15 @@ class Store(Protocol):
         """
         ...
 
+    def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        """The names of all streams that were ever written, erased ones too, in the byte order of their UTF-8: those
+        behind `after`, at most `limit`."""
+        ...
+
+    def entries(self, stream: str) -> list[IndexRow]:
+        """The index entries that point at the stream, in the order of (index, value)."""
+        ...
+
     def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         """Store the batches in one transaction; one answer a batch, None where it was accepted.
 

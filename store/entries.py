@@ -7,7 +7,7 @@ import lmdb
 from . import keys
 from .batch import Index
 
-__all__ = ["erase_entries", "read_entries", "write_entries"]
+__all__ = ["erase_entries", "list_entries", "list_names", "read_entries", "write_entries"]
 
 
 def read_entries(
@@ -25,6 +25,26 @@ def read_entries(
             while found and cursor.key() < stop:
                 yield cursor.item()
                 found = cursor.next()
+
+
+def list_entries(txn: "lmdb.Transaction[bytes]", stream: int) -> Iterator[tuple[Index, bytes]]:
+    """Index and value of all that the stream of this number has. Lazy."""
+    prefix = keys.listed_prefix(stream)
+    with txn.cursor() as cursor:
+        found = cursor.set_range(prefix)
+        while found and (key := cursor.key()).startswith(prefix):
+            yield Index(key[len(prefix)]), key[len(prefix) + 1 :]
+            found = cursor.next()
+
+
+def list_names(txn: "lmdb.Transaction[bytes]", after: str) -> Iterator[str]:
+    """The names of streams behind `after`, in byte order. Lazy."""
+    start = keys.name_key(after)
+    with txn.cursor() as cursor:
+        found = cursor.set_range(start + b"\0" if after else start)
+        while found and (key := cursor.key()).startswith(start[:1]):
+            yield key[1:].decode()
+            found = cursor.next()
 
 
 def write_entries(

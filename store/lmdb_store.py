@@ -24,11 +24,11 @@ from typing import Literal
 import lmdb
 
 from . import keys
-from .batch import Batch, Index, Table, check_batches, check_name
+from .batch import Batch, Index, IndexRow, Table, check_batches, check_name
 from .checkpoint import Round
 from .contract import Durability, Head, IndexHit, Refusal, StoreStatistics
 from .damage import DamageLog
-from .entries import read_entries
+from .entries import list_entries, list_names, read_entries
 from .errors import Corrupt, StoreError, StoreFull, StoreUnavailable
 from .guards import read_head, read_number, set_aside, stored_guard
 from .lmdb_directory import WriterLock, check_format, make_directory, write_format
@@ -221,6 +221,27 @@ class LmdbStore:
 
         pairs = self._environment.read(read)
         return [IndexHit(key, keys.entry_value(key), name.decode()) for key, name in pairs]
+
+    def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        keys.check_limit(limit)
+        return self._environment.read(lambda txn: list(islice(list_names(txn, after), limit)))
+
+    def entries(self, stream: str) -> list[IndexRow]:
+        check_name(stream)
+
+        def read(txn: "lmdb.Transaction[bytes]") -> list[IndexRow]:
+            self._look(txn)
+            known = self._log.get(stream)
+            number = known.number if known is not None else read_number(txn, stream)
+            entries = set(list_entries(txn, number)) if number is not None else set[tuple[Index, bytes]]()
+            for batch in known.batches if known is not None else ():
+                if batch.erase:
+                    entries.clear()
+                for entry in batch.index_rows:
+                    (entries.add if entry.present else entries.discard)((entry.index, entry.value))
+            return [IndexRow(index, value) for index, value in sorted(entries)]
+
+        return self._environment.read(read)
 
     def _look(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Before each read: what is in memory agrees with the transaction."""

@@ -230,6 +230,20 @@ class MemoryStore:
                 for value, number in chosen
             ]
 
+    def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        keys.check_limit(limit)
+        with self._lock:
+            self._check_read()
+            names = sorted(self._contents.names, key=str.encode)
+            return names[bisect_right(names, after.encode(), key=str.encode) :][:limit]
+
+    def entries(self, stream: str) -> list[IndexRow]:
+        check_name(stream)
+        with self._lock:
+            self._check_read()
+            found = self._contents.streams.get(stream)
+            return [IndexRow(index, value) for index, value in sorted(found.entries)] if found is not None else []
+
     def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         check_batches(batches)
         with self._lock:

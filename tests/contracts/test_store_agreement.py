@@ -66,6 +66,8 @@ def pages(store: Store, index: Index, prefix: bytes, *, newest_first: bool) -> l
 
 def everything(store: Store) -> list[object]:
     seen: list[object] = [store.load(name) for name in NAMES]
+    seen += [store.entries(name) for name in NAMES]
+    seen += [store.streams(), store.streams(limit=1), *(store.streams(after=name, limit=2) for name in NAMES)]
     for newest_first in (False, True):
         for name in NAMES:
             for table in TABLES:
