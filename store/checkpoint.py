@@ -21,8 +21,7 @@ from .contract import Head
 from .damage import DamageLog
 from .entries import erase_entries, write_entries
 from .guards import kept_head, pack_guard
-from .log import Log, Stream, lay
-from .overlay import Overlay
+from .log import Log, Stream
 from .rows import StoredRows
 from .segments import trim
 
@@ -91,19 +90,23 @@ def move_tail(txn: "lmdb.Transaction[bytes]", stream: Stream, batches: Sequence[
     """Lay the first batches of a stream's tail into its rows, index entries and guard."""
     rows = StoredRows(txn, stream.number, stream.name, damage)
     head: bytes | None = None
+    tables: dict[Table, dict[bytes, bytes | None]] = {}
     entries: dict[tuple[Index, bytes], bool] = {}
     for batch in batches:
         if batch.erase:
             rows.erase()  # once more for a second one, which is rare, and then finds nothing
             erase_entries(txn, stream.number)
             head = b""
+            tables.clear()
             entries.clear()
-        head = batch.head if batch.head is not None else head
-        entries.update(((entry.index, entry.value), entry.present) for entry in batch.index_rows)
-    tables: dict[Table, Overlay] = {}  # not stream.tables(): a reader may be at it
-    lay(tables, batches)
-    for table, overlay in tables.items():
-        rows.write(table, list(overlay.range(b"", None)))
+        if batch.head is not None:
+            head = batch.head
+        for row in batch.rows:
+            tables.setdefault(row.table, {})[row.key] = row.value
+        for entry in batch.index_rows:
+            entries[entry.index, entry.value] = entry.present
+    for table, writes in tables.items():
+        rows.write(table, sorted(writes.items()))
     write_entries(txn, stream.number, stream.name, entries)
     last = batches[-1]
     if head is None:

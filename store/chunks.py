@@ -1,28 +1,27 @@
 """Rows that lie together on disk as one value. Pure.
 
-    00 msgpack [key, value, key, value, ...]     a chunk of rows in the order of their keys
-    01 hash key                                  one row whose value is large, and kept apart under its hash (32 bytes)
+    00 size:u8 last key, msgpack [key, value, key, value, ...]   a chunk of rows in the order of their keys
+    01 size:u8 key, hash:32                                      one row whose value is large, and kept apart
 
 One record a row would cost a call of LMDB's for each row that is read or written, and each call gives up the GIL. A
 chunk of about 12 KB is three pages, with little lost in the last.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import msgspec
 
 from .errors import Corrupt
-from .framing import frame, unframe
+from .framing import FRAME_BYTES, frame, unframe
 
-__all__ = ["CHUNK_BYTES", "HASH_BYTES", "LargeValue", "Stored", "decode_chunk", "encode_chunks"]
+__all__ = ["CHUNK_BYTES", "LargeValue", "Stored", "decode_chunk", "encode_chunks", "last_key"]
 
-CHUNK_BYTES = 3 * 4096 - 64
+CHUNK_BYTES = 3 * 4096 - 128
 """A chunk is closed before it would be larger: three pages, less LMDB's page header and ours."""
-HASH_BYTES = 32
 _ROW_OVERHEAD_BYTES = 6
 
-_ROWS, _LARGE = b"\x00", b"\x01"
+_ROWS, _LARGE = 0, 1
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[list[bytes]] = msgspec.msgpack.Decoder(list[bytes])
@@ -38,6 +37,12 @@ Stored = tuple[bytes, bytes | LargeValue]
 """A row's key and value."""
 
 
+def last_key(value: bytes) -> bytes | None:
+    """The key of a chunk's last row, without reading the rest; None where that cannot be told."""
+    at = FRAME_BYTES + 2
+    return value[at : at + value[at - 1]] if len(value) > at else None
+
+
 def decode_chunk(value: bytes, *, where: str) -> list[Stored]:
     """The rows of a chunk, in the order of their keys.
 
@@ -45,11 +50,11 @@ def decode_chunk(value: bytes, *, where: str) -> list[Stored]:
         Corrupt: it cannot be read; `where` names it.
     """
     content = unframe(value, where=where)
-    kind, rest = bytes(content[:1]), content[1:]
-    if kind == _LARGE and len(rest) >= HASH_BYTES:
-        return [(bytes(rest[HASH_BYTES:]), LargeValue(bytes(rest[:HASH_BYTES])))]
-    if kind != _ROWS:
+    if len(content) < 2 or content[0] not in (_ROWS, _LARGE):
         raise Corrupt(where, "it is neither rows nor a large row")
+    key, rest = bytes(content[2 : 2 + content[1]]), content[2 + content[1] :]
+    if content[0] == _LARGE:
+        return [(key, LargeValue(bytes(rest)))]
     try:
         flat = iter(_decoder.decode(rest))
         return list(zip(flat, flat, strict=True))
@@ -57,27 +62,27 @@ def decode_chunk(value: bytes, *, where: str) -> list[Stored]:
         raise Corrupt(where, str(error)) from error
 
 
-def encode_chunks(rows: Iterable[Stored]) -> list[tuple[bytes, bytes]]:
+def encode_chunks(rows: Sequence[Stored]) -> list[tuple[bytes, bytes]]:
     """The rows as chunks: the key of the first row of each, and its value. Rows come in the order of their keys."""
     chunks: list[tuple[bytes, bytes]] = []
-    gathered: list[tuple[bytes, bytes]] = []
-    size_bytes = 0
-    for key, value in rows:
+    first = size_bytes = 0
+    for place, (key, value) in enumerate(rows):
         if isinstance(value, LargeValue):
-            _close(gathered, chunks)
-            chunks.append((key, frame(_LARGE + value.hash + key)))
-            gathered, size_bytes = [], 0
+            _close(rows[first:place], chunks)
+            chunks.append((key, frame(bytes((_LARGE, len(key))) + key + value.hash)))
+            first, size_bytes = place + 1, 0
             continue
         row_bytes = len(key) + len(value) + _ROW_OVERHEAD_BYTES
-        if gathered and size_bytes + row_bytes > CHUNK_BYTES:
-            _close(gathered, chunks)
-            gathered, size_bytes = [], 0
-        gathered.append((key, value))
+        if size_bytes and size_bytes + row_bytes > CHUNK_BYTES:
+            _close(rows[first:place], chunks)
+            first, size_bytes = place, 0
         size_bytes += row_bytes
-    _close(gathered, chunks)
+    _close(rows[first:], chunks)
     return chunks
 
 
-def _close(gathered: Sequence[tuple[bytes, bytes]], chunks: list[tuple[bytes, bytes]]) -> None:
-    if gathered:
-        chunks.append((gathered[0][0], frame(_ROWS + _encoder.encode(list(chain.from_iterable(gathered))))))
+def _close(rows: Sequence[Stored], chunks: list[tuple[bytes, bytes]]) -> None:
+    if rows:
+        last = rows[-1][0]
+        value = _encoder.encode(list(chain.from_iterable(rows)))
+        chunks.append((rows[0][0], frame(bytes((_ROWS, len(last))) + last + value)))

@@ -77,7 +77,7 @@ class LmdbStore:
         *,
         durability: Literal["sync", "async"] = "sync",
         map_size_bytes: int = 64 << 30,
-        log_bytes_max: int = 8 << 20,
+        log_bytes_max: int = 16 << 20,
         readonly: bool = False,
     ) -> None:
         if durability not in ("sync", "async"):
@@ -307,8 +307,7 @@ class LmdbStore:
     ) -> tuple[list[Refusal | None], int]:
         log = self._log
         log.undo()  # of the try before
-        stored = partial(stored_guard, txn)
-        answers = [log.decide(batch, stored) for batch in batches]
+        answers = log.decide(batches, partial(stored_guard, txn))
         for stream in log.created:
             txn.put(keys.name_key(stream.name), keys.number(stream.number))
         if log.created:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .batch import Batch, Table
-from .contract import Head
+from .contract import Head, Refusal
 from .errors import Conflict, Corrupt, Fenced
 from .index_overlay import IndexOverlay
 from .overlay import Overlay
 
-__all__ = ["Guard", "Log", "Stream", "lay"]
+__all__ = ["Guard", "Log", "Stream"]
 
 Guard = tuple[int, int, int]
 """A stream's number, epoch and version."""
@@ -55,7 +55,14 @@ class Stream:
         """The tail's rows by table, kept for the next reader. Cost: that of the batches since the last call."""
         if self._tables is None:
             self._tables = {}
-        lay(self._tables, self.batches[self._seen :])
+        for batch in self.batches[self._seen :]:
+            if batch.erase:
+                self._tables.clear()
+            for row in batch.rows:
+                overlay = self._tables.get(row.table)
+                if overlay is None:
+                    overlay = self._tables[row.table] = Overlay()
+                overlay.put(row.key, row.value)
         self._seen = len(self.batches)
         return self._tables
 
@@ -84,18 +91,6 @@ class Stream:
             self.head, self._tables, self._seen = None, None, 0
 
 
-def lay(tables: dict[Table, Overlay], batches: Sequence[Batch]) -> None:
-    """Lay the rows of these batches over what `tables` has."""
-    for batch in batches:
-        if batch.erase:
-            tables.clear()
-        for row in batch.rows:
-            overlay = tables.get(row.table)
-            if overlay is None:
-                overlay = tables[row.table] = Overlay()
-            overlay.put(row.key, row.value)
-
-
 class Log:
     """All streams of one store that are known, and the transaction in the making.
 
@@ -110,7 +105,7 @@ class Log:
         self.accepted: list[Batch] = []
         self.created: list[Stream] = []
         self._known: dict[str, Stream] = {}
-        self._touched: list[tuple[Stream, int, int]] = []
+        self._touched: list[tuple[Stream, int]] = []
         self._index: IndexOverlay | None = None
         self._tails: dict[str, Stream] = {}
 
@@ -131,50 +126,68 @@ class Log:
         if not stream.batches:
             del self._tails[stream.name]
 
-    def decide(self, batch: Batch, stored: Callable[[str], Guard | None]) -> Fenced | Conflict | Corrupt | None:
-        """Accept the batch into the transaction, or say why not. `stored` finds the guard of a stream that is not
-        known here."""
-        stream = self._known.get(batch.stream)
-        if stream is None:
-            try:
-                stream = self._find(batch, stored)
-            except Corrupt as error:
-                return error  # the others of this transaction are not to suffer
-        epoch, version = stream.epoch, stream.version
-        if batch.epoch < epoch:
-            return Fenced(batch.stream, epoch=batch.epoch, stored_epoch=epoch)
-        if batch.version != version:
-            return Conflict(batch.stream, version=batch.version, stored_version=version)
-        if not stream.number:
-            self.streams += 1
-            stream.number = self.streams
-            self.created.append(stream)
-            self._known[stream.name] = stream
-        self._touched.append((stream, epoch, version))
-        stream.epoch, stream.version = batch.epoch, version + 1
-        self.accepted.append(batch)
-        return None
+    def decide(self, batches: Sequence[Batch], stored: Callable[[str], Guard | None]) -> list[Refusal | None]:
+        """Accept each batch into the transaction, or say why not.
 
-    def _find(self, batch: Batch, stored: Callable[[str], Guard | None]) -> Stream:
-        guard = stored(batch.stream)
+        `stored` finds the guard of a stream that is not known here; None where it was never written.
+
+        Cost: 0.4 us a batch of a known stream.
+        """
+        answers: list[Refusal | None] = []
+        for batch in batches:
+            stream = self._known.get(batch.stream)
+            if stream is None:
+                try:
+                    stream = self._find(batch.stream, stored)
+                except Corrupt as error:  # the others of this transaction are not to suffer
+                    answers.append(error)
+                    continue
+            epoch, version = stream.epoch, stream.version
+            if batch.epoch < epoch:
+                answers.append(Fenced(batch.stream, epoch=batch.epoch, stored_epoch=epoch))
+                continue
+            if batch.version != version:
+                answers.append(Conflict(batch.stream, version=batch.version, stored_version=version))
+                continue
+            if not stream.number:
+                self._create(stream)
+            self._touched.append((stream, epoch))
+            stream.epoch, stream.version = batch.epoch, version + 1
+            self.accepted.append(batch)
+            answers.append(None)
+        return answers
+
+    def _find(self, name: str, stored: Callable[[str], Guard | None]) -> Stream:
+        guard = stored(name)
         if guard is None:
-            return Stream(batch.stream, 0, 0, 0)
-        stream = self._known[batch.stream] = Stream(batch.stream, *guard)
+            return Stream(name, 0, 0, 0)
+        stream = self._known[name] = Stream(name, *guard)
         return stream
+
+    def _create(self, stream: Stream) -> None:
+        self.streams += 1
+        stream.number = self.streams
+        self.created.append(stream)
+        self._known[stream.name] = stream
 
     def undo(self) -> None:
         """The transaction did not happen."""
-        for stream, epoch, version in reversed(self._touched):
-            stream.epoch, stream.version = epoch, version
+        for (stream, epoch), batch in zip(reversed(self._touched), reversed(self.accepted), strict=True):
+            stream.epoch, stream.version = epoch, batch.version
         for stream in self.created:
             del self._known[stream.name]
         self.streams -= len(self.created)
         self._begin_anew()
 
     def apply(self) -> None:
-        """The transaction is durable: from now on it is what readers see."""
-        for (stream, _, _), batch in zip(self._touched, self.accepted, strict=True):
-            self._append(stream, batch)
+        """The transaction is durable: from now on it is what readers see. Cost: 0.2 us a batch."""
+        for (stream, _), batch in zip(self._touched, self.accepted, strict=True):
+            if not stream.batches:
+                self._tails[stream.name] = stream
+            stream.append(batch)
+        if self._index is not None:
+            for (stream, _), batch in zip(self._touched, self.accepted, strict=True):
+                self._index.put(stream.number, batch)
         self._begin_anew()
 
     def replay(self, batches: Sequence[Batch], stored: Callable[[str], Guard | None]) -> None:
@@ -186,14 +199,11 @@ class Log:
                 assert guard is not None, "a stream's name is stored with its first batch"
                 stream = self._known[batch.stream] = Stream(batch.stream, *guard)
             stream.epoch, stream.version = batch.epoch, batch.version + 1
-            self._append(stream, batch)
-
-    def _append(self, stream: Stream, batch: Batch) -> None:
-        if not stream.batches:
-            self._tails[stream.name] = stream
-        stream.append(batch)
-        if self._index is not None:
-            self._index.put(stream.number, batch)
+            if not stream.batches:
+                self._tails[stream.name] = stream
+            stream.append(batch)
+            if self._index is not None:
+                self._index.put(stream.number, batch)
 
     def _begin_anew(self) -> None:
         self.accepted, self.created, self._touched = [], [], []

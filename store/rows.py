@@ -17,15 +17,17 @@ import lmdb
 
 from . import keys
 from .batch import Table
-from .chunks import CHUNK_BYTES, LargeValue, Stored, decode_chunk, encode_chunks
+from .chunks import CHUNK_BYTES, LargeValue, Stored, decode_chunk, encode_chunks, last_key
 from .damage import DamageLog
 from .errors import Corrupt
-from .framing import FRAME_BYTES, frame, unframe
+from .framing import frame, unframe
 from .guards import set_aside
 
 __all__ = ["BLOB_BYTES_MIN", "StoredRows", "place"]
 
 BLOB_BYTES_MIN = 16 * 1024
+CHUNK_BYTES_MIN = 4096
+"""So much that is appended at once begins a chunk of its own: the one before it need not be read."""
 
 
 class StoredRows:
@@ -104,19 +106,17 @@ class StoredRows:
     ) -> None:
         """Writes that all belong to one chunk, or before all chunks."""
         rows: dict[bytes, bytes | LargeValue] = {}
-        if chunk is not None:
-            stored = self._rows_of(table, *chunk)
-            if stored and writes[0][0] > stored[-1][0] and _is_full(chunk[1], stored, writes):
-                chunk = None  # appended behind a chunk that is full, which stays as it is
-            elif stored:
-                rows = dict(stored)
-            else:
+        if chunk is not None and _stands_alone(chunk[1], writes):
+            chunk = None
+        elif chunk is not None:
+            rows = dict(self._rows_of(table, *chunk))
+            if not rows:
                 set_aside(dict((chunk,)), self._txn)
         for key, value in writes:
             before = rows.pop(key, None)
             if value is not None:
                 rows[key] = self._keep(value) if len(value) > BLOB_BYTES_MIN else value
-            if isinstance(before, LargeValue):
+            if type(before) is LargeValue:
                 self._count_reference(before, -1)
         prefix = keys.row_prefix(self._number, table)
         made = encode_chunks(sorted(rows.items()))
@@ -166,10 +166,13 @@ def place(name: str, table: Table, key: bytes) -> str:
     return f"{table.name} rows from {key.hex() or 'the first'} of stream {name!r}"
 
 
-def _is_full(chunk: bytes, stored: Sequence[Stored], writes: Sequence[tuple[bytes, bytes | None]]) -> bool:
-    if isinstance(stored[0][1], LargeValue):
-        return True
-    return len(chunk) - FRAME_BYTES + len(writes[0][0]) + len(writes[0][1] or b"") > CHUNK_BYTES
+def _stands_alone(chunk: bytes, writes: Sequence[tuple[bytes, bytes | None]]) -> bool:
+    """True where the writes are behind all rows of this chunk, and one of both is large enough to be left by itself."""
+    last = last_key(chunk)
+    if last is None or writes[0][0] <= last:
+        return False
+    size_bytes = sum([len(key) + len(value or b"") for key, value in writes])
+    return size_bytes >= CHUNK_BYTES_MIN or len(chunk) + size_bytes > CHUNK_BYTES
 
 
 def _seek_chunk(cursor: "lmdb.Cursor[bytes]", prefix: bytes, key: bytes) -> bool:
