@@ -127,7 +127,8 @@ _held: contextvars.ContextVar[tuple[HeldTurn, ...]] = contextvars.ContextVar("ca
 
 def current_held_turns() -> tuple[HeldTurn, ...]:
     """The turns that wait for what goes on in this task."""
-    return tuple(turn for turn in _held.get() if not turn.over)
+    held = _held.get()
+    return tuple(turn for turn in held if not turn.over) if held else ()
 
 
 def hold(session_id: str | None, *, within: tuple[HeldTurn, ...]) -> HeldTurn:
@@ -142,7 +143,7 @@ def hold(session_id: str | None, *, within: tuple[HeldTurn, ...]) -> HeldTurn:
 
 def check_not_held(session_id: str, action: str) -> None:
     """Raises CyclicAsk where `action`, which waits for a turn of the session, is tried from within one."""
-    if any(turn.session_id == session_id for turn in current_held_turns()):
+    if any([turn.session_id == session_id for turn in current_held_turns()]):
         raise CyclicAsk(
             f"{action} waits for the next turn of session {session_id!r}, from within a turn of it that waits for "
             "this: return the text from the tool instead, or use another session"

@@ -11,7 +11,7 @@ from ..runtime.ref import Ref
 from .conversation import as_chat_dict, as_message, as_messages, repair
 from .errors import UnknownSession
 from .host import Runtime
-from .ids import new_id
+from .ids import new_id, new_number
 from .limits import (
     check_agent_name,
     check_limit,
@@ -22,7 +22,7 @@ from .limits import (
     check_tags,
 )
 from .message import Message, Part, Role
-from .reentry import check_not_held
+from .reentry import check_not_held, current_held_turns
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .session_messages import (
@@ -186,8 +186,10 @@ class Session:
         return await self._ref.ask(DeleteSession())
 
     async def _append(self, messages: list[Message]) -> list[Message]:
+        append = Append(new_number(), tuple(messages), self.defaults)
+        # No deadline of its own: it waits for the turns before it, each of which has one.
+        if not current_held_turns():  # no turn waits for this
+            return await self._ref.ask(append, timeout_s=math.inf)
         check_not_held(self.id, "adding a message")
         wait = self.runtime.turn_waits.wait(self.id)
-        append = Append(new_id("append", time.time_ns() // 1_000_000), tuple(messages), self.defaults)
-        # No deadline of its own: it waits for the turns before it, each of which has one.
         return await wait.sent(lambda: self._ref.ask_nowait(append, timeout_s=math.inf), "adding a message").wait()

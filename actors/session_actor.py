@@ -164,14 +164,18 @@ class SessionActor(Actor):
         return self._withdraw(message.run_id, message.reason, context)
 
     @handles(Append, retryable=True, on_cancel="cancel")
-    def append(self, message: Append, context: Context) -> Ticket:
+    def append(self, message: Append, context: Context) -> Ticket | list[Message]:
         """Put messages at the end of history, now or when the turns before it have ended."""
+        number = self.turns.pass_by()
+        if number is not None:
+            stored = self._append(message, number, context)
+            self._stage(context)
+            return stored
         ticket = context.defer()
-        entry: Entry[Waiting | None] = Entry(message.id, Waiting(ticket, message, context.sender), append=True)
+        entry: Entry[Waiting | None] = Entry(_entry_id(message), Waiting(ticket, message, context.sender), append=True)
         outcome = self.turns.offer(entry)
-        if isinstance(outcome, Granted):
-            self._granted(Turn(outcome.number, entry), context)
-        elif not isinstance(outcome, Queued):
+        assert not isinstance(outcome, Granted), "a turn runs"
+        if not isinstance(outcome, Queued):
             raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
         return ticket
 
@@ -182,7 +186,7 @@ class SessionActor(Actor):
         if isinstance(message, BeginTurn):
             self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
         elif isinstance(message, Append):
-            self._withdraw(message.id, "the caller went away", context)
+            self._withdraw(_entry_id(message), "the caller went away", context)
 
     # The session ----------------------------------------------------------------------------------------------------
 
@@ -290,19 +294,24 @@ class SessionActor(Actor):
         while granted is not None:
             assert granted.entry.payload is not None
             ticket, message = granted.entry.payload.ticket, granted.entry.payload.message
-            at_ms = context.wall_ms()
-            self.ledger.ensure(message.defaults, at_ms=at_ms)
             if isinstance(message, Append):
-                stored = self.ledger.append(message.messages, at_ms=at_ms, turn=granted.number)
-                self.history.extend(stored)
-                ticket.reply(stored)
+                ticket.reply(self._append(message, granted.number, context))
                 granted = self.turns.finish(granted.number)
                 continue
+            at_ms = context.wall_ms()
+            self.ledger.ensure(message.defaults, at_ms=at_ms)
             self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
             assert self.ledger.head is not None
             ticket.reply(Grant(granted.number, self.history.whole(), copy_metadata(self.ledger.head.metadata)))
             break
         self._stage(context)
+
+    def _append(self, message: Append, turn: int, context: Context) -> list[Message]:
+        at_ms = context.wall_ms()
+        self.ledger.ensure(message.defaults, at_ms=at_ms)
+        stored = self.ledger.append(message.messages, at_ms=at_ms, turn=turn)
+        self.history.extend(stored)
+        return stored
 
     def _advance_turns(self, number: int, context: Context) -> None:
         following = self.turns.finish(number)
@@ -384,3 +393,7 @@ class SessionActor(Actor):
                 self.ledger.ended.pop(run_id, None)
 
         context.after_commit(durable)
+
+
+def _entry_id(message: Append) -> str:
+    return f"append_{message.number:016x}"

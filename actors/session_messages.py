@@ -115,9 +115,12 @@ class TurnRevoked(Request[None], frozen=True):
 
 
 class Append(Request[list[Message]], frozen=True):
-    """Put messages at the end of history, as a turn of its own. Answered with them as stored."""
+    """Put messages at the end of history, as a turn of its own. Answered with them as stored.
 
-    id: str
+    `number` tells it from all others that may wait for their turn, see `ids.new_number`.
+    """
+
+    number: int
     messages: tuple[Message, ...]
     defaults: SessionDefaults
 

@@ -14,7 +14,6 @@
 Numbers are big-endian, so that byte order is their order. Rows of messages that version 1 wrote hold one each.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -134,10 +133,10 @@ def message_key(seq: int) -> bytes:
     return seq.to_bytes(8, "big")
 
 
-def message_rows(stored: Sequence[Message]) -> list[Row]:
+def message_rows(stored: list[Message]) -> list[Row]:
     """The rows of messages that stand one behind the other, with their places."""
     parts = (stored[start : start + ROW_MESSAGES_MAX] for start in range(0, len(stored), ROW_MESSAGES_MAX))
-    return [Row(Table.MESSAGE, message_key(part[0].seq), MESSAGES_CODEC.encode(list(part))) for part in parts]
+    return [Row(Table.MESSAGE, message_key(part[0].seq), MESSAGES_CODEC.encode(part)) for part in parts]
 
 
 def span_key(run_id: str, number: int) -> bytes:
@@ -155,16 +154,18 @@ def index_prefix(text: str) -> bytes:
 
 def index_changes(old: SessionHead | None, new: SessionHead) -> list[IndexRow]:
     """The entries to remove and to add when the head changes."""
-    before = _entries(old) if old is not None else set[tuple[Index, bytes]]()
-    after = _entries(new)
-    gone = [IndexRow(index, value, present=False) for index, value in sorted(before - after)]
-    return gone + [IndexRow(index, value) for index, value in sorted(after - before)]
+    before, after = _entries(old) if old is not None else [], _entries(new)
+    if old is not None and old.updated_at_ms == new.updated_at_ms:  # else no entry is as before: each has the time
+        before, after = [each for each in before if each not in after], [each for each in after if each not in before]
+    gone = [IndexRow(index, value, present=False) for index, value in before]
+    return gone + [IndexRow(index, value) for index, value in after]
 
 
-def _entries(head: SessionHead) -> set[tuple[Index, bytes]]:
+def _entries(head: SessionHead) -> list[tuple[Index, bytes]]:
     updated = head.updated_at_ms.to_bytes(8, "big")
-    entries = {(Index.TAG, index_prefix(tag) + updated) for tag in head.tags}
-    entries.add((Index.UPDATED, updated))
+    entries = [(Index.UPDATED, updated)]
     if head.owner is not None:
-        entries.add((Index.OWNER, index_prefix(head.owner) + updated))
+        entries.append((Index.OWNER, index_prefix(head.owner) + updated))
+    for tag in head.tags:
+        entries.append((Index.TAG, index_prefix(tag) + updated))
     return entries

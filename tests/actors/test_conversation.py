@@ -247,6 +247,31 @@ def test_checked_message_equals_the_one_given(message: Message) -> None:
     assert as_message(message) == message
 
 
+any_texts = st.text() | st.text(st.characters(categories=["Cs", "Ll"]), max_size=3) | st.none() | st.just(b"x")
+
+
+@given(st.sampled_from([*ROLES, "robot", None, 3]), any_texts, st.none() | st.just("ann") | st.just(""))
+def test_dict_of_a_role_and_a_text_is_checked_as_any_other(role: object, text: object, author: str | None) -> None:
+    """Such a one takes a shorter way; with a key that says nothing it takes the long one."""
+    outcomes: list[Message | str] = []
+    for further in ({}, {"name": None}):
+        try:
+            outcomes.append(as_message({"role": role, "content": text, **further}, author=author))
+        except (TypeError, ValueError) as error:
+            outcomes.append(repr(error))
+
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("character", ["x", "é", "語"])
+def test_text_is_as_large_as_the_whole_message_may_be(character: str) -> None:
+    largest = (4 * 2**20 - 100) // len(character.encode())
+    assert as_message({"role": "user", "content": character * largest}).text == character * largest
+
+    with pytest.raises(ValueError, match="more than the 4194304 that fit"):
+        as_message({"role": "user", "content": character * (largest + 100)})
+
+
 def test_openai_style_dict_becomes_a_message() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 

@@ -2,13 +2,14 @@
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from callboard import InvalidTransition, Message, RunRecord, SessionHead, Usage
 from callboard.actors.archive import Archive
 from callboard.actors.ledger import Ledger, RunEnd
 from callboard.actors.run_record import SpanRecord
-from callboard.actors.session_records import SessionDefaults, Step, stream_of
-from callboard.store import Batch, Index, MemoryStore, Table
+from callboard.actors.session_records import SessionDefaults, Step, index_changes, stream_of
+from callboard.store import Batch, Index, IndexRow, MemoryStore, Table
 
 DEFAULTS = SessionDefaults(owner="ann", tags=("billing", "vip"), metadata={"plan": "gold"})
 STREAM = stream_of("s")
@@ -93,6 +94,19 @@ def test_each_change_moves_the_index_entries_and_leaves_none_behind() -> None:
     assert len(stored.entries(Index.OWNER)) == 1
     assert len(stored.entries(Index.TAG)) == 2
     assert stored.head.revision == 2
+
+
+def test_change_within_the_same_millisecond_moves_no_entry_and_other_tags_move_only_theirs() -> None:
+    old = SessionHead(id="s", created_at_ms=1, updated_at_ms=5, owner="ann", tags=("a", "b"))
+
+    assert index_changes(old, replace(old, revision=2)) == []
+    at = (5).to_bytes(8, "big")
+    assert index_changes(old, replace(old, owner="bob", tags=("b", "c"))) == [
+        IndexRow(Index.OWNER, b"ann\x00" + at, present=False),
+        IndexRow(Index.TAG, b"a\x00" + at, present=False),
+        IndexRow(Index.OWNER, b"bob\x00" + at),
+        IndexRow(Index.TAG, b"c\x00" + at),
+    ]
 
 
 def test_clock_that_was_set_back_moves_no_session_back() -> None:

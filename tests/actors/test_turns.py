@@ -189,6 +189,14 @@ class TurnQueueMachine(RuleBasedStateMachine):
             self.ended.append(name)
             assert outcome == Refused(self.running, len(self.waiting), full=overlap == "queue")
 
+    @rule()
+    def pass_by(self) -> None:
+        if self.running is None:
+            self.number += 1
+            assert self.queue.pass_by() == self.number
+        else:
+            assert self.queue.pass_by() is None
+
     @precondition(lambda self: self.running is not None)
     @rule()
     def finish(self) -> None:
