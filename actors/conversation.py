@@ -76,11 +76,7 @@ def as_messages(values: object, *, author: str | None = None) -> list[Message]:
     Raises:
         TypeError: `values` is one message, or text, rather than a list of messages.
     """
-    if type(values) is not list and (
-        isinstance(values, Message | Mapping | str | bytes) or not isinstance(values, Iterable)
-    ):
-        raise TypeError(f"messages must be a list of Message or dict, not {type(values).__name__}: put it into a list")
-    items = cast("Iterable[object]", values)
+    items = cast("list[object]", values) if type(values) is list else _checked_iterable(values)
     return [as_message(item, author=author, where=f"messages[{index}]") for index, item in enumerate(items)]
 
 
@@ -234,6 +230,13 @@ def _plain(value: object) -> Message | None:
     except UnicodeEncodeError:
         return None
     return Message(role=cast("Role", role), content=text) if size_bytes <= _PLAIN_BYTES_MAX else None
+
+
+def _checked_iterable(values: object) -> Iterable[object]:
+    given = type(values).__name__
+    if isinstance(values, Message | Mapping | str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"messages must be a list of Message or dict, not {given}: put it into a list")
+    return cast("Iterable[object]", values)
 
 
 def _as_given(value: object, where: str) -> Message:

@@ -67,7 +67,8 @@ class Codec(Generic[T]):
                 return self._decoder.decode(memoryview(data)[1:])
             if data and data[0] in self._older:
                 decoder, renew = self._older[data[0]]
-                return renew(decoder.decode(memoryview(data)[1:]))
+                record: T = renew(decoder.decode(memoryview(data)[1:]))
+                return record
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Corrupt(where, str(error)) from error
         raise self._wrong_version(data, where)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from callboard.actors.ids import new_id, new_number
+from callboard.actors.ids import new_id
 
 
 def test_ids_differ_and_sort_in_the_order_of_their_making() -> None:
@@ -15,8 +15,7 @@ def test_ids_differ_and_sort_in_the_order_of_their_making() -> None:
 
 
 FORKS = """
-import subprocess
-import sys
+import os
 from callboard.actors.ids import new_id, new_number
 child = os.fork()
 print(new_number(), new_id("run", 1), flush=True)
