@@ -43,6 +43,7 @@ from callboard.actors.session_records import (
     span_key,
     stream_of,
 )
+from callboard.runtime.context import ACTIVATION_BITS
 from callboard.store.contract import Batch, Row, Table
 from callboard.store.errors import CallboardError
 from callboard.store.lmdb_store import LmdbStore
@@ -256,7 +257,7 @@ def import_session(store: Path, export: Export, *, new_id: str | None = None) ->
             )
         batch = Batch(
             stream=stream,
-            epoch=opened.claim(),
+            epoch=opened.claim() << ACTIVATION_BITS,  # not below that of a runtime which deleted it
             version=stored.version if stored is not None else 0,
             head=HEAD_CODEC.encode(head),
             rows=tuple(_rows(export)),

@@ -239,6 +239,21 @@ def test_an_import_leaves_an_existing_session_alone_unless_it_gets_another_id(st
         assert [message.run_id for message in archive.messages("copy")] == [None, copied.id, copied.id]
 
 
+def test_a_session_that_was_deleted_can_be_imported_again(store: Path) -> None:
+    exported = call("export", "user-1", "--store", store).stdout
+
+    async def delete() -> None:
+        async with Runtime(store) as runtime:
+            assert await Session(runtime, "user-1").delete()
+
+    anyio.run(delete, backend="trio")
+
+    result = call("import", "-", "--store", store, text=exported)
+
+    assert result.exit_code == 0, result.output
+    assert call("export", "user-1", "--store", store).stdout == exported
+
+
 @pytest.mark.parametrize(
     ("line", "change", "reason"),
     [
