@@ -26,7 +26,8 @@ from callboard import (
 from callboard.actors.ledger import RunEnd
 from callboard.actors.session_messages import CloseTurn
 from callboard.runtime import Backoff
-from callboard.store import Batch, Conflict, Fenced, MemoryStore, Table
+from callboard.store import Batch, MemoryStore, Table
+from callboard.store.contract import Refusal
 from callboard.testing import ModelScript, ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -46,7 +47,7 @@ class PlannedStore(MemoryStore):
         self.plan: dict[int, Callable[[MemoryStore], None]] = {}
         self._count = 0
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         fault = self.plan.get(self._count)
         self._count += 1
         if fault is not None:

@@ -13,7 +13,8 @@ from callboard import Agent, Failed, Message, Reply, Runtime, Session, Stopping,
 from callboard.actors.archive import Archive
 from callboard.actors.conversation import units
 from callboard.actors.execution import persist
-from callboard.store import Batch, Conflict, Fenced, MemoryStore
+from callboard.store import Batch, MemoryStore
+from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -32,7 +33,7 @@ class SlowStore(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         if self.held:
             self._waiting.release()
             assert self._permits.acquire(timeout=20)

@@ -1,7 +1,6 @@
 """Who stages what no store takes fails alone; and whatever happens to the committer's thread, everybody is answered."""
 
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from callboard.runtime.metrics import Metrics
 from callboard.runtime.waking import current_backend
 from callboard.store import (
     Batch,
-    Conflict,
-    Fenced,
     Head,
     Index,
     IndexRow,
@@ -30,6 +27,7 @@ from callboard.store import (
     StoreUnavailable,
     Table,
 )
+from callboard.store.contract import Refusal
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 QUICK = RestartPolicy(restarts_max=100, backoff=Backoff(first_s=0.001, max_s=0.002))
@@ -51,7 +49,7 @@ class ThreadedStore(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         return self.acts.pop(0)() if self.acts else super().commit(batches)
 
 
@@ -274,31 +272,3 @@ def test_closing_behind_a_batch_that_cannot_be_measured_answers_everybody(
 
     run_in_real_time(with_committer(LmdbStore(tmp_path / "store"), use))
     assert set(answers) == {"bad", "behind0", "behind1", "behind2"}
-
-
-def test_a_thread_that_could_not_wait_for_work_is_replaced_with_the_next_batch(
-    run_in_real_time: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[threading.Thread] = []
-    wait = threading.Condition.wait
-
-    def no_memory_once(condition: threading.Condition, timeout: float | None = None) -> bool:
-        if threading.current_thread().name == "callboard-committer" and not threads:
-            threads.append(threading.current_thread())
-            raise MemoryError("no lock to wait with")
-        return wait(condition, timeout)
-
-    answers: Answers = {}
-
-    async def use(committer: Committer) -> None:
-        submit(committer, Batch("first", 1, 0), answers)
-        await all_answered(committer)
-        while not threads or threads[0].is_alive():  # noqa: ASYNC110 - a thread that ends wakes no event
-            await anyio.sleep(0.001)
-        submit(committer, Batch("second", 1, 0), answers)
-        await all_answered(committer)
-
-    monkeypatch.setattr(threading.Condition, "wait", no_memory_once)
-    run_in_real_time(with_committer(ThreadedStore(), use))
-    assert answers == {"first": None, "second": None}
-    assert "the committer failed with 0 batches" in caplog.text

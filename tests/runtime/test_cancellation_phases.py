@@ -22,7 +22,8 @@ import anyio
 import pytest
 
 from callboard.runtime import Abandoned, Actor, ActorId, Context, Request, Runtime, Ticket, handles
-from callboard.store import Batch, CallboardError, Conflict, Fenced, MemoryStore
+from callboard.store import Batch, CallboardError, MemoryStore
+from callboard.store.contract import Refusal
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 Way = Literal["cancelled", "deadline", "given up"]
@@ -268,7 +269,7 @@ class HeldStore(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         assert self.door.wait(10), "the test never opened the door"
         return super().commit(batches)
 

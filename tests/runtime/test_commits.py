@@ -23,7 +23,8 @@ from callboard.runtime import (
     handles,
 )
 from callboard.runtime.identity import ActorId
-from callboard.store import Batch, Conflict, Fenced, LmdbStore, MemoryStore, Row, StoreFull, StoreUnavailable, Table
+from callboard.store import Batch, LmdbStore, MemoryStore, Row, StoreFull, StoreUnavailable, Table
+from callboard.store.contract import Refusal
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 QUICK = RestartPolicy(backoff=Backoff(first_s=0.001, max_s=0.002))
@@ -48,7 +49,7 @@ class HeldStore(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         assert self.door.wait(10), "the test never opened the door"
         self.groups.append(len(batches))
         return super().commit(batches)
@@ -409,7 +410,7 @@ def test_on_lmdb_many_writers_share_their_commits_and_lose_nothing(run_in_real_t
 
 def test_a_store_that_breaks_its_contract_leaves_nobody_waiting(run_in_real_time: Run) -> None:
     class Rude(HeldStore):
-        def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+        def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
             raise ZeroDivisionError
 
     async def body() -> None:

@@ -21,7 +21,8 @@ from callboard.runtime import (
     reminders,
 )
 from callboard.runtime.identity import ActorId
-from callboard.store import Batch, Conflict, Fenced, Index, MemoryStore, Store, StoreUnavailable
+from callboard.store import Batch, Index, MemoryStore, Store, StoreUnavailable
+from callboard.store.contract import Refusal
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 QUICK = RestartPolicy(restarts_max=50, backoff=Backoff(first_s=0.001, max_s=0.002))
@@ -161,7 +162,7 @@ class HeldStore(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         assert self.door.wait(10), "the test never opened the door"
         return super().commit(batches)
 

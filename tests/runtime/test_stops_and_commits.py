@@ -11,7 +11,8 @@ import pytest
 from callboard.runtime import Actor, Context, Failed, Request, Runtime, Stopping, handles
 from callboard.runtime.identity import ActorId
 from callboard.runtime.ref import PendingReply, Ref
-from callboard.store import Batch, CallboardError, Conflict, Fenced, MemoryStore, StoreUnavailable
+from callboard.store import Batch, CallboardError, MemoryStore, StoreUnavailable
+from callboard.store.contract import Refusal
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -32,7 +33,7 @@ class SlowDisk(MemoryStore):
     def inline(self) -> bool:
         return False
 
-    def commit(self, batches: Sequence[Batch]) -> list[Fenced | Conflict | None]:
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         assert self.door.wait(10.0), "nobody has opened the door"
         return super().commit(batches)
 
