@@ -2,7 +2,9 @@
 
 contract                 what every store promises: begin here
 ├─ lmdb_store            on disk, the default ── lmdb_directory (its door), staging (one commit), keys (every byte)
-└─ memory_store          the same promises in memory, with faults for tests
+├─ memory_store          the same promises in memory, with faults for tests
+└─ sealed_store          over any of them: what lies beneath cannot be read without a master key
+opening                  a directory as its owner has it: plain or sealed
 records                  values: a version byte and a msgspec Struct
 errors                   the root of all of callboard's errors
 """
@@ -18,10 +20,13 @@ from .errors import (
     StoreFull,
     StoreLocked,
     StoreUnavailable,
+    WrongKey,
 )
 from .lmdb_store import LmdbStore
 from .memory_store import MemoryStore
+from .opening import open_store
 from .records import Codec
+from .sealed_store import SealedStore
 
 __all__ = [
     "Batch",
@@ -39,6 +44,7 @@ __all__ = [
     "MemoryStore",
     "NewerFormat",
     "Row",
+    "SealedStore",
     "Store",
     "StoreError",
     "StoreFull",
@@ -46,4 +52,6 @@ __all__ = [
     "StoreStatistics",
     "StoreUnavailable",
     "Table",
+    "WrongKey",
+    "open_store",
 ]

@@ -9,7 +9,8 @@ CallboardError
 │  ├─ NewerFormat                written by a newer callboard
 │  ├─ StoreFull                  no space: nothing of the transaction was stored
 │  ├─ StoreLocked                another process writes to this directory
-│  └─ StoreUnavailable           the directory or the disk does not answer as it should
+│  ├─ StoreUnavailable           the directory or the disk does not answer as it should
+│  └─ WrongKey                   sealed with another master key, or the one is missing, or needless
 └─ ModelError, InvalidTransition, ...  callboard.actors.errors: conversations and models
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "StoreFull",
     "StoreLocked",
     "StoreUnavailable",
+    "WrongKey",
 ]
 
 
@@ -103,3 +105,10 @@ class StoreLocked(StoreError):
 
 class StoreUnavailable(StoreError):
     """The directory or the disk does not answer as it should."""
+
+
+class WrongKey(StoreError):
+    """The store is sealed with another master key than was given, or with one and none was given, or not at all.
+
+    Nothing was read of it, and nothing changed.
+    """

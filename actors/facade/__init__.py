@@ -69,6 +69,7 @@ from callboard.store.errors import (
     StoreFull,
     StoreLocked,
     StoreUnavailable,
+    WrongKey,
 )
 
 __version__ = _version("callboard")
@@ -133,4 +134,5 @@ __all__ = [
     "UnknownRun",
     "UnknownSession",
     "Usage",
+    "WrongKey",
 ]

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from hypothesis import given, settings, strategies as st
 
-from callboard.store import Batch, Index, IndexHit, IndexRow, LmdbStore, MemoryStore, Row, Store, Table
+from callboard.store import Batch, Index, IndexHit, IndexRow, LmdbStore, MemoryStore, Row, SealedStore, Store, Table
 
 TABLES = (Table.MESSAGE, Table.RUN)
 INDEXES = (Index.UPDATED, Index.OWNER)
@@ -110,7 +110,8 @@ def test_the_memory_store_and_lmdb_agree_on_every_program(
 @given(st.lists(st.binary(max_size=12), max_size=30), st.binary(max_size=3))
 def test_a_prefix_of_an_index_finds_exactly_the_values_that_start_with_it(values: list[bytes], prefix: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        for store in (MemoryStore(), LmdbStore(directory, durability="async")):
+        sealed = SealedStore(MemoryStore(), bytes(range(32)))
+        for store in (MemoryStore(), LmdbStore(directory, durability="async"), sealed):
             store.commit([Batch("a", 1, 0, index_rows=tuple(IndexRow(Index.TAG, value) for value in values))])
             found = hits(store, Index.TAG, prefix)
             store.close()

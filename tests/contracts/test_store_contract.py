@@ -22,6 +22,7 @@ from callboard.store import (
     LmdbStore,
     MemoryStore,
     Row,
+    SealedStore,
     Store,
     StoreUnavailable,
     Table,
@@ -30,11 +31,15 @@ from callboard.store import (
 
 Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "memory"]
 """lmdb-rows: each commit is moved into rows with the next ones, and read there."""
+MASTER_KEY = bytes(range(32))
 
 
-@pytest.fixture(params=["lmdb-sync", "lmdb-async", "lmdb-rows", "memory"])
+@pytest.fixture(
+    params=["lmdb-sync", "lmdb-async", "lmdb-rows", "memory", "sealed lmdb-sync", "sealed lmdb-rows", "sealed memory"]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(request.param, tmp_path / "store")
+    beneath = open_store(request.param.removeprefix("sealed "), tmp_path / "store")
+    opened = SealedStore(beneath, MASTER_KEY) if request.param.startswith("sealed ") else beneath
     yield opened
     opened.close()
 
@@ -49,11 +54,14 @@ def open_store(kind: Kind, path: Path) -> Store:
 @contextmanager
 def reopened(store: Store) -> Generator[Store, None, None]:
     """The same data in a new store, without anything that the old one kept in memory."""
-    if isinstance(store, MemoryStore):
-        again: Store = store.reopened()
+    beneath = store.inner if isinstance(store, SealedStore) else store
+    if isinstance(beneath, MemoryStore):
+        again: Store = beneath.reopened()
     else:
         store.close()
         again = LmdbStore(store.location)
+    if isinstance(store, SealedStore):
+        again = SealedStore(again, MASTER_KEY)
     yield again
     again.close()
 

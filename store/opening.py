@@ -1,0 +1,47 @@
+"""Opens the store in a directory as its owner has it: plain, or sealed with a master key."""
+
+import os
+from typing import Literal
+
+from .contract import Store
+from .errors import WrongKey
+from .lmdb_store import LmdbStore
+from .master_key import MasterKey
+from .sealed_store import KEYRING_STREAM, SealedStore
+
+__all__ = ["open_store"]
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    *,
+    master_key: bytes | str | MasterKey | None = None,
+    durability: Literal["sync", "async"] = "sync",
+    readonly: bool = False,
+) -> Store:
+    """The store at this path, see LmdbStore; sealed where there is a master key, see SealedStore.
+
+    Raises:
+        WrongKey: it is sealed, and the master key is another or missing; or it is not, and there is one.
+        StoreError: as LmdbStore raises it.
+        TypeError, ValueError: the master key cannot be one.
+        ModuleNotFoundError: there is a master key, but not the package: pip install 'callboard[encryption]'.
+    """
+    key = MasterKey(master_key) if master_key is not None else None
+    store = LmdbStore(path, durability=durability, readonly=readonly)
+    if key is not None:
+        return SealedStore(store, key)
+    try:
+        _refuse_sealed(store)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _refuse_sealed(store: Store) -> None:
+    if store.load(KEYRING_STREAM) is not None:
+        raise WrongKey(
+            f"the store {store.location!r} is sealed: give the master key that it was made with, or last rotated to "
+            "(master_key=..., or CALLBOARD_MASTER_KEY for the command line)"
+        )
