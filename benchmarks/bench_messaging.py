@@ -2,7 +2,7 @@
 
 Every row is the same work done by callboard on trio and on asyncio, by a bare loop (`messaging_bare.py`: two tasks that
 wake each other, a channel with a reply event, a parked task), and by Pykka, xoscar, autogen-core and Ray where they are
-installed (dependency group `bench`). Each system lives in a process of its own (`messaging_process.py`); they take
+installed (dependency group `bench`). Each system lives in a process of its own (`system_process.py`); they take
 turns in rounds, so that what else the machine does hits all of them alike. Who knows asyncio only runs under asyncio.
 
 Read off: the table at the end. "this" is the ratio of each one's least round, since what else the machine does only
@@ -38,8 +38,9 @@ from typing import Any
 
 import msgspec
 from messaging_load import Load
-from messaging_process import MeasureFailed, System, SystemProcess, serve
+from messaging_process import serve
 from messaging_targets import Measured, judged
+from system_process import MeasureFailed, System, SystemProcess
 
 BACKENDS = ("trio", "asyncio")
 ROUNDS_OF = {"memory": 1, "live": 4, "activate": 3}

@@ -14,11 +14,9 @@ from typing import TypeAlias
 import anyio
 import anyio.lowlevel
 import msgspec
+from system_process import Figures
 
 __all__ = ["Figures", "Load", "Measure", "alternating_us", "repeated", "together_us"]
-
-Figures: TypeAlias = dict[str, float]
-"""By name, which ends in the unit. Smaller is better."""
 
 BATCH_S = 0.003
 """Long beside the clock's resolution, short beside what else the machine does: most batches see none of it."""

@@ -1,0 +1,240 @@
+"""What does it cost to keep a conversation, beside other agent libraries' stores and the disk's own limits?
+
+Every row is the same work done by callboard on trio and on asyncio, and by OpenAI Agents SDK (SQLiteSession), LangGraph
+(AsyncSqliteSaver), Google ADK (DatabaseSessionService) where they are installed (dependency group `bench`), by raw
+SQLite with a commit per turn, and by raw LMDB. All are durable when they answer (SQLite: synchronous=FULL). Each system
+lives in a process of its own (`system_process.py`); they take turns in rounds, so that what else the machine does hits
+all of them alike.
+
+After its last round each row is closed, opened again, and read whole: what does not stand in the file as it was
+acknowledged, is there twice, or in another order, is counted, for each system, and fails the row. For ours it fails the
+run.
+
+Read off: the table at the end. "this" is the ratio of each one's best round, since what else the machine does only ever
+takes; beside it stand the lowest and the highest ratio of a same round: far apart, they say that it was busy. Where "at
+least" stands, it is how many times as fast as the other ours is; with "at most" how many times the other's cost ours
+is, or the figure itself. "NO" is a figure that was not reached, "-" one that is only shown. The JSON lines before it
+have the figures, in the unit that the end of the name says. `cpu_us` is of the whole process, per turn.
+
+    limits      fdatasync of a growing and of a preallocated file; LMDB with 1, 10, 100, 1 000 turns a commit;
+                `counted_bytes`: how many bytes the kernel counts as written for each that was, see `written_bytes`
+    writers     100 writers x 1 000 sessions, each writer has ten for itself; a turn is 660 bytes. `written_bytes`: what
+                went to the disk per turn until all was closed, checkpoints included; `stored_message_bytes`: what
+                lies there per message
+    committers  1 000 tasks that submit a batch per turn to the committer itself, and a raw LMDB log at the same size of
+                commits, measured right after it
+    one         one session, one turn after the other
+    agents      20 agents on one session
+    append      one append to a history of 10, of 1 000 and of 100 000 messages
+    cold        all messages of each of 1 000 sessions of 100 messages, after the store was opened anew
+    last        the last 50 of 10 000 messages
+    busy        100 committers on a loop that a task keeps busy with Python code, for 1 ms at a time; `short`: 0.1 ms,
+                less than the switch interval: such a loop drops the interpreter's lock often, and takes it back before
+                the committing thread has woken
+    ticker      how long the loop could not go on because of commits while 100 writers write (`store_ticker.py`)
+    slow        `writers` with a millisecond added to each flush (`slow_flush.c`)
+"""
+
+import argparse
+import os
+import platform
+import sqlite3
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from closed_loop import allow_open_files
+from store_disk import compile_slow_flush, filesystem_of
+from store_load import Load
+from store_process import serve
+from store_targets import Measured, judged
+from system_process import Figures, MeasureFailed, System, SystemProcess
+
+BACKENDS = ("trio", "asyncio")
+ROUNDS_OF = {"append": 3}
+"""At most so many, where a round takes long and its figures hardly differ."""
+SYSTEMS_OF = {
+    "limits": ("disk",),
+    "writers": ("ours", "openai", "langgraph", "adk", "sqlite"),
+    "committers": ("ours",),
+    "one": ("ours", "disk", "openai", "langgraph", "adk", "sqlite"),
+    "agents": ("ours", "openai"),
+    "append": ("ours",),
+    "cold": ("ours", "openai"),
+    "last": ("ours", "openai"),
+    "busy": ("ours",),
+    "ticker": ("ours",),
+    "slow": ("ours", "openai"),
+}
+OPEN_FILES = 16_384
+"""OpenAI's sessions have a connection, so two files, per session and thread: 1 000 x 6 x 2."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    rows: list[str]
+    backends: list[str]
+    rounds: int
+    quick: bool
+
+
+def systems(backends: list[str], slow_flush: Path | None) -> list[System]:
+    """All there are, and those of row `slow` once more with slower flushes; they have the same names there."""
+    plain = [
+        *(System(f"ours on {backend}", "ours", "", backend) for backend in backends),
+        System("lmdb", "disk", "", "asyncio"),
+        System("openai", "openai", "", "asyncio", "agents"),
+        System("langgraph", "langgraph", "", "asyncio", "langgraph.checkpoint.sqlite"),
+        System("adk", "adk", "", "asyncio", "google.adk"),
+        System("sqlite", "sqlite", "", "asyncio"),
+    ]
+    preload = (("LD_PRELOAD", str(slow_flush)),) if slow_flush is not None else ()
+    slowed = [msgspec.structs.replace(one, variant="slow", environment=preload) for one in plain]
+    return [*plain, *(one for one in slowed if one.module in SYSTEMS_OF["slow"])]
+
+
+class Run:
+    """One run: its processes, which start with the first row that needs them, and what they measured."""
+
+    def __init__(self, options: Options, load: Load, stack: ExitStack) -> None:
+        self._options = options
+        self._load = load
+        self._stack = stack
+        self._slow_flush = compile_slow_flush(Path(load.folder))
+        self._systems = systems(options.backends, self._slow_flush)
+        self._processes: dict[System, SystemProcess] = {}
+        self.measured: dict[tuple[str, str, str], list[float]] = {}
+        self.failed: dict[tuple[str, str], str] = {}
+
+    def row(self, row: str) -> None:
+        """Measure all rounds of a row and print its lines."""
+        variant = "slow" if row == "slow" else ""
+        there = [one for one in self._systems if one.module in SYSTEMS_OF[row] and one.variant == variant]
+        if row == "slow" and self._slow_flush is None:
+            self.failed |= {(one.name, row): "there is no C compiler" for one in there}
+        for round_number in range(min(self._options.rounds, ROUNDS_OF.get(row, self._options.rounds))):
+            # Another order each time: the first after a pause finds a slower clock, and a colder cache.
+            shift = round_number % len(there)
+            for system in (*there[shift:], *there[:shift]):
+                self._measure(system, row, row)
+        for system in there:
+            self._measure(system, row, "end")
+            for line in self._lines(system, row):
+                print_line(line)
+
+    def _measure(self, system: System, row: str, asked: str) -> None:
+        if not system.installed or (system.name, row) in self.failed:
+            return
+        try:
+            if system not in self._processes:
+                process = SystemProcess(system, Path(__file__).resolve())
+                self._processes[system] = self._stack.enter_context(process)
+            figures = self._processes[system].measure(asked, self._load)
+        except MeasureFailed as error:
+            self.failed[system.name, row] = str(error)
+            self._processes.pop(system).end()  # the next row has a new one
+            return
+        self._note(system, row, figures)
+
+    def _note(self, system: System, row: str, figures: Figures) -> None:
+        if "checked_messages" in figures:
+            counted = {name: figures.pop(name, 0) for name in ("lost", "doubled", "reordered")}
+            figures["wrong"] = sum(counted.values())
+            if wrong := {name: count for name, count in counted.items() if count}:
+                self.failed[system.name, row] = f"of {figures['checked_messages']:.0f} messages {wrong}"
+        for figure, value in figures.items():
+            self.measured.setdefault((system.name, row, figure), []).append(value)
+
+    def _lines(self, system: System, row: str) -> Iterator[dict[str, Any]]:
+        facts: dict[str, Any] = {"benchmark": "store", "row": row, "system": system.name}
+        if not system.installed:
+            yield {**facts, "note": "not installed"}
+        elif (system.name, row) in self.failed:
+            yield {**facts, "note": f"failed: {self.failed[system.name, row]}"}
+        for (name, of_row, figure), values in self.measured.items():
+            if (name, of_row) == (system.name, row):
+                spread = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+                rounded = {key: float(f"{value:.4g}") for key, value in spread.items()}
+                yield {**facts, "figure": figure, **rounded, "rounds": len(values)}
+
+
+def print_line(line: dict[str, Any]) -> None:
+    print(msgspec.json.encode(line).decode(), flush=True)
+
+
+def print_table(measured: Measured, options: Options) -> None:
+    """What the issue asks for, and what this run says to it."""
+    heads = ("work", "ours on", "beside", "this", "of", "to reach", "aim", "reached")
+    table: list[tuple[str, ...]] = [heads]
+    for verdict in judged(measured, options.backends):
+        target = verdict.target
+        bound = "at least" if target.faster else "at most"
+        table.append(
+            (
+                target.work,
+                verdict.backend,
+                verdict.beside,
+                f"{verdict.this:.3g}",
+                f"{verdict.lowest:.3g} to {verdict.highest:.3g}",
+                "" if target.limit is None else f"{bound} {target.limit:g}",
+                "" if target.aim is None else f"{target.aim:g}",
+                verdict.verdict,
+            )
+        )
+    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
+    for line in table:
+        print("# " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def describe_machine(load: Load) -> None:
+    """The line that says what all other lines stand on."""
+    print_line(
+        {
+            "benchmark": "store",
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "cores": len(os.sched_getaffinity(0)),
+            "load": round(os.getloadavg()[0], 2),
+            "filesystem": filesystem_of(Path(load.folder)),
+            **{name: getattr(load, name) for name in ("seconds", "writers", "sessions", "committers", "long")},
+        }
+    )
+
+
+def load_of(folder: str, *, quick: bool) -> Load:
+    if quick:
+        return Load(seconds=0.5, writers=100, sessions=200, committers=1_000, long=10_000, folder=folder)
+    return Load(seconds=1.5, writers=100, sessions=1_000, committers=1_000, long=100_000, folder=folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=list(SYSTEMS_OF), default=list(SYSTEMS_OF), metavar="ROW")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="of ours")
+    parser.add_argument("--rounds", type=int, default=4, help="of each system in each row")
+    parser.add_argument("--quick", action="store_true", help="shorter, fewer sessions, one round: a look, not a result")
+    parser.add_argument("--folder", type=Path, help="on the disk that is to be measured; else the temporary folder")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.serve:
+        serve(*chosen.serve)
+        return
+    options = Options(chosen.rows, chosen.backends, 1 if chosen.quick else chosen.rounds, chosen.quick)
+    allow_open_files(OPEN_FILES)
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        load = load_of(folder, quick=options.quick)
+        describe_machine(load)
+        with ExitStack() as stack:
+            run = Run(options, load, stack)
+            for row in options.rows:
+                run.row(row)
+    print_table(run.measured, options)
+    if broken := [why for (system, _), why in run.failed.items() if system.startswith("ours")]:
+        raise SystemExit(f"failed: {'; '.join(broken)}")
+
+
+if __name__ == "__main__":
+    main()
