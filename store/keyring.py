@@ -41,7 +41,15 @@ except ModuleNotFoundError as missing:
         "a sealed store needs the package `cryptography`: pip install 'callboard[encryption]'", name=missing.name
     ) from missing
 
-__all__ = ["NONCE_BYTES", "OVERHEAD_BYTES", "PSEUDONYM_BYTES", "Keyring", "Unopened"]
+__all__ = [
+    "NONCE_BYTES",
+    "OVERHEAD_BYTES",
+    "PSEUDONYM_BYTES",
+    "Keyring",
+    "KeyringRecord",
+    "UnknownGeneration",
+    "Unopened",
+]
 
 NONCE_BYTES = 12
 OVERHEAD_BYTES = 2 + NONCE_BYTES + 16
@@ -59,6 +67,10 @@ TEXTS_MAX = 16384
 
 class Unopened(Exception):
     """A sealed value does not open. The text says why, without the value."""
+
+
+class UnknownGeneration(Unopened):
+    """It says that keys have sealed it which this keyring does not have: perhaps the stored one does by now."""
 
 
 class KeyringRecord(Struct, frozen=True, tag="keyring"):
@@ -156,14 +168,12 @@ class Keyring:
         """The cipher of one stream, by its pseudonym. LookupError for an unknown generation."""
         return AESGCM(_expand(self._roots.generations[generation], b"callboard values\0" + stream.encode()))
 
-    def knows(self, generation: int) -> bool:
-        return generation in self._roots.generations
-
     def open(self, stream: str, sealed: bytes, bound_to: bytes) -> bytes:
         """The value that was sealed for this stream and this place in it.
 
         Raises:
             Unopened: it was sealed for another place or with other keys, or it was changed.
+            UnknownGeneration: that is an Unopened too.
         """
         if len(sealed) < OVERHEAD_BYTES:
             raise Unopened(f"a sealed value has at least {OVERHEAD_BYTES} bytes, and this one has {len(sealed)}")
@@ -171,7 +181,7 @@ class Keyring:
         try:
             return self.cipher(generation, stream).decrypt(sealed[2:14], sealed[14:], bound_to)
         except KeyError:
-            raise Unopened(f"there is no key of generation {generation}") from None
+            raise UnknownGeneration(f"there is no key of generation {generation}") from None
         except InvalidTag:
             raise Unopened("it was changed, or belongs to another place") from None
 
