@@ -1,7 +1,12 @@
 """State on disk: bytes, keys and transactions. Nothing here knows what an actor or a message is, and nothing is async.
 
 contract                 what every store promises: begin here
-├─ lmdb_store            on disk, the default ── lmdb_directory (its door), staging (one commit), keys (every byte)
+├─ lmdb_store            on disk, the default
+│  ├─ log                what commits have put into the log, in memory ── overlay, index_overlay (laid over the rows)
+│  ├─ segments, rows     how the log and the rows lie on disk ── chunks, entries, guards, framing, keys (every byte)
+│  ├─ checkpoint         from the one to the other
+│  └─ lmdb_environment   transactions ── lmdb_directory (the door), writer_lock, lmdb_file (is it all there)
+├─ process_store         the same, with its writer in a process of its own ── writer_process
 ├─ memory_store          the same promises in memory, with faults for tests
 └─ sealed_store          over any of them: what lies beneath cannot be read without a master key
 opening                  a directory as its owner has it: plain or sealed
@@ -9,7 +14,8 @@ records                  values: a version byte and a msgspec Struct
 errors                   the root of all of callboard's errors
 """
 
-from .contract import Batch, Durability, Head, Index, IndexHit, IndexRow, Row, Store, StoreStatistics, Table
+from .contract import Batch, Durability, Head, Index, IndexHit, IndexRow, Refusal, Row, Store, StoreStatistics, Table
+from .damage import Damage, DamageLog
 from .errors import (
     CallboardError,
     Conflict,
@@ -25,6 +31,7 @@ from .errors import (
 from .lmdb_store import LmdbStore
 from .memory_store import MemoryStore
 from .opening import open_store
+from .process_store import ProcessStore
 from .records import Codec
 from .sealed_store import SealedStore
 
@@ -34,6 +41,8 @@ __all__ = [
     "Codec",
     "Conflict",
     "Corrupt",
+    "Damage",
+    "DamageLog",
     "Durability",
     "Fenced",
     "Head",
@@ -43,6 +52,8 @@ __all__ = [
     "LmdbStore",
     "MemoryStore",
     "NewerFormat",
+    "ProcessStore",
+    "Refusal",
     "Row",
     "SealedStore",
     "Store",

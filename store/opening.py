@@ -7,6 +7,7 @@ from .contract import Store
 from .errors import WrongKey
 from .lmdb_store import LmdbStore
 from .master_key import MasterKey
+from .process_store import ProcessStore
 from .sealed_store import KEYRING_STREAM, SealedStore
 
 __all__ = ["open_store"]
@@ -17,9 +18,12 @@ def open_store(
     *,
     master_key: bytes | str | MasterKey | None = None,
     durability: Literal["sync", "async"] = "sync",
+    writer: Literal["thread", "process"] = "thread",
     readonly: bool = False,
 ) -> Store:
     """The store at this path, see LmdbStore; sealed where there is a master key, see SealedStore.
+
+    `writer` "process" gives its writing side a process of its own, see ProcessStore; to read only, it changes nothing.
 
     Raises:
         WrongKey: it is sealed, and the master key is another or missing; or it is not, and there is one.
@@ -28,7 +32,13 @@ def open_store(
         ModuleNotFoundError: there is a master key, but not the package: pip install 'callboard[encryption]'.
     """
     key = MasterKey(master_key) if master_key is not None else None
-    store = LmdbStore(path, durability=durability, readonly=readonly)
+    if writer not in ("thread", "process"):
+        raise ValueError(f'writer must be "thread" or "process", not {writer!r}')
+    store: Store
+    if writer == "process" and not readonly:
+        store = ProcessStore(path, durability=durability)
+    else:
+        store = LmdbStore(path, durability=durability, readonly=readonly)
     if key is not None:
         return SealedStore(store, key)
     try:

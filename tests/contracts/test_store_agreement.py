@@ -4,12 +4,26 @@ They were written apart (sorted lists here, byte keys there), so that a mistake 
 """
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
 from hypothesis import given, settings, strategies as st
 
-from callboard.store import Batch, Index, IndexHit, IndexRow, LmdbStore, MemoryStore, Row, SealedStore, Store, Table
+from callboard.store import (
+    Batch,
+    Index,
+    IndexHit,
+    IndexRow,
+    LmdbStore,
+    MemoryStore,
+    ProcessStore,
+    Row,
+    SealedStore,
+    Store,
+    Table,
+)
 
 TABLES = (Table.MESSAGE, Table.RUN)
 INDEXES = (Index.UPDATED, Index.OWNER)
@@ -17,7 +31,7 @@ NAMES = ("a", "ab", "é", "b" * 400)
 some_bytes = st.sampled_from([b"", b"\x00", b"\x00\xff", b"a", b"a\x00", b"a\x00b", b"a\xff", b"\xff", b"b"])
 some_rows = st.builds(Row, st.sampled_from(TABLES), some_bytes, st.none() | st.binary(max_size=6))
 some_entries = st.builds(IndexRow, st.sampled_from(INDEXES), some_bytes, st.booleans())
-# Versions are drawn relative to what a careful writer would use, which is 1 here: mostly right, at times stale or ahead.
+# Versions are drawn relative to what a careful writer would use, which is 1 here: mostly right, some stale or ahead.
 some_batches = st.builds(
     Batch,
     st.sampled_from(NAMES),
@@ -31,6 +45,8 @@ some_batches = st.builds(
 programs = st.lists(
     st.lists(some_batches, max_size=5) | st.sampled_from(["reopen", "checkpoint"]), min_size=1, max_size=10
 )
+
+Program = list[list[Batch] | Literal["reopen", "checkpoint"]]
 
 
 def hits(store: Store, index: Index, prefix: bytes = b"", *, newest_first: bool = False) -> list[tuple[bytes, str]]:
@@ -83,17 +99,25 @@ def everything(store: Store) -> list[object]:
 
 @settings(deadline=None, max_examples=150)
 @given(programs, st.sampled_from([0, 200, 1 << 20]))
-def test_the_memory_store_and_lmdb_agree_on_every_program(
-    program: list[list[Batch] | Literal["reopen", "checkpoint"]], log_bytes_max: int
-) -> None:
+def test_the_memory_store_and_lmdb_agree_on_every_program(program: Program, log_bytes_max: int) -> None:
+    compare_with_memory(partial(LmdbStore, durability="async", log_bytes_max=log_bytes_max), program)
+
+
+@settings(deadline=None, max_examples=10)
+@given(programs)
+def test_a_reader_beside_the_writing_process_sees_what_the_memory_store_has(program: Program) -> None:
+    compare_with_memory(partial(ProcessStore, durability="async", log_bytes_max=200), program)
+
+
+def compare_with_memory(open_disk: Callable[[str], LmdbStore | ProcessStore], program: Program) -> None:
     with tempfile.TemporaryDirectory() as directory:
         memory: Store = MemoryStore()
-        disk = LmdbStore(directory, durability="async", log_bytes_max=log_bytes_max)
+        disk = open_disk(directory)
         try:
             for step in program:
                 if step == "reopen":
                     disk.close()
-                    disk = LmdbStore(directory, durability="async", log_bytes_max=log_bytes_max)
+                    disk = open_disk(directory)
                     continue
                 if step == "checkpoint":
                     disk.checkpoint()

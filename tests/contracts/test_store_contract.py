@@ -21,6 +21,7 @@ from callboard.store import (
     IndexRow,
     LmdbStore,
     MemoryStore,
+    ProcessStore,
     Row,
     SealedStore,
     Store,
@@ -28,14 +29,22 @@ from callboard.store import (
     Table,
 )
 
-
-Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "memory"]
+Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "lmdb-process", "memory"]
 """lmdb-rows: each commit is moved into rows with the next ones, and read there."""
 MASTER_KEY = bytes(range(32))
 
 
 @pytest.fixture(
-    params=["lmdb-sync", "lmdb-async", "lmdb-rows", "memory", "sealed lmdb-sync", "sealed lmdb-rows", "sealed memory"]
+    params=[
+        "lmdb-sync",
+        "lmdb-async",
+        "lmdb-rows",
+        "lmdb-process",
+        "memory",
+        "sealed lmdb-sync",
+        "sealed lmdb-rows",
+        "sealed memory",
+    ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     beneath = open_store(request.param.removeprefix("sealed "), tmp_path / "store")
@@ -47,6 +56,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def open_store(kind: Kind, path: Path) -> Store:
     if kind == "memory":
         return MemoryStore()
+    if kind == "lmdb-process":
+        return ProcessStore(path, log_bytes_max=1000)
     log_bytes_max = 0 if kind == "lmdb-rows" else 8 << 20
     return LmdbStore(path, durability="async" if kind == "lmdb-async" else "sync", log_bytes_max=log_bytes_max)
 
