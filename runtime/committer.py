@@ -21,6 +21,7 @@ from ..store.errors import StoreError, StoreUnavailable
 from .gathering import Entry, Gathering, Receipt
 from .metrics import Metrics
 from .observing import Committed
+from .switch_interval import SwitchInterval
 from .waking import Backend
 
 __all__ = ["Committer", "Entry", "Receipt"]
@@ -42,11 +43,18 @@ def _unknown(what: str, error: BaseException) -> StoreUnavailable:
 class Committer:
     """Takes batches on the event loop, commits them on its thread, in the order in which they came.
 
-    `run` is given what hands out receipts, see `Dispatcher.run`.
+    `run` is given what hands out receipts, see `Dispatcher.run`. While the thread lives, the interpreter's switch
+    interval is `switch_interval_s`, see switch_interval.py; None leaves it alone.
     """
 
     def __init__(
-        self, store: Store, backend: Backend, metrics: Metrics, *, run: Callable[[Callable[[], None]], None]
+        self,
+        store: Store,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        run: Callable[[Callable[[], None]], None],
+        switch_interval_s: float | None = None,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -59,6 +67,7 @@ class Committer:
         self._done: deque[tuple[list[Entry], Sequence[StoreError | None]]] = deque()
         self._handed_out = 0
         self._arrived = backend.waker()
+        self._interval = SwitchInterval(switch_interval_s) if switch_interval_s is not None else None
         self.in_flight = 0
         self.groups = 0
 
@@ -72,6 +81,8 @@ class Committer:
         self.in_flight += 1
         self._queue.put((batch, receipt, self._backend.now() if sampled else None))
         if self._thread is None:
+            if self._interval is not None:
+                self._interval.hold()
             self._thread = threading.Thread(target=self._work, name="callboard-committer", daemon=True)
             self._thread.start()
 
@@ -104,6 +115,8 @@ class Committer:
             self._queue.put(None)
             await self._ended.wait()
             self._thread.join()  # waking us was its last act
+            if self._interval is not None:
+                self._interval.release()
         while self._done:
             self._run(self._hand_out)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .actor import Actor
 
-__all__ = ["check_factory", "check_number", "check_opener"]
+__all__ = ["check_factory", "check_interval", "check_number", "check_opener"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -33,6 +33,19 @@ def check_factory(factory: Any) -> None:
         raise TypeError(
             f"a factory is a class of actors, or a function of an id that gives an actor, not {factory!r}{one}"
         )
+
+
+def check_interval(switch_interval_s: Any) -> None:
+    """That it can be a switch interval: None, or a number of seconds above 0.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if switch_interval_s is None:
+        return
+    check_number("switch_interval_s", switch_interval_s)
+    if not 0 < switch_interval_s < 1:
+        raise ValueError(f"switch_interval_s is a number of seconds between 0 and 1, or None, not {switch_interval_s}")
 
 
 def check_opener(open_store: Any) -> None:

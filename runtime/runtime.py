@@ -37,7 +37,7 @@ from .identity import ActorId
 from .introspect import Inspection
 from .mailbox import MAILBOX_BYTES_MAX, MAILBOX_COUNT_MAX
 from .metrics import Metrics
-from .options import check_number, check_opener
+from .options import check_interval, check_number, check_opener
 from .post_office import PostOffice
 from .quarantine import Quarantine
 from .ref import Ref
@@ -50,6 +50,7 @@ from .sabotage import Sabotage
 from .showing import Showing
 from .signals import ActorEnded, EndReason
 from .supervisor import Supervisor
+from .switch_interval import SWITCH_INTERVAL_S
 from .timers import Timer, Timers
 from .waking import Backend, Waker, current_backend
 from .workers import Workers
@@ -73,6 +74,8 @@ class Runtime(Showing):
             cancellation, it is cancelled at once; so it is when a cancellation comes while it is waited for.
         actors_max, actors_bytes_max: so many actors, and bytes by their own word, stay in memory; over that the least
             recently used leave it, as far as nothing of theirs is under way. Kinds with idle_s=inf do not count.
+        switch_interval_s: the interpreter's switch interval while the runtime commits to a disk, for all of its
+            threads, see switch_interval.py; None leaves it as it is.
 
     Raises:
         ValueError, TypeError: a number is out of range, or none; `open_store` is a store, or a path.
@@ -88,14 +91,17 @@ class Runtime(Showing):
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
+        switch_interval_s: float | None = SWITCH_INTERVAL_S,
     ) -> None:
         check_opener(open_store)
+        check_interval(switch_interval_s)
         check_number("drain_timeout_s", drain_timeout_s)
         check_number("actors_max", actors_max)
         check_number("actors_bytes_max", actors_bytes_max)
         if drain_timeout_s < 0:
             raise ValueError(f"drain_timeout_s is a number of seconds from 0, not {drain_timeout_s}")
         self._open_store = open_store
+        self._switch_interval_s = switch_interval_s
         self._drain_timeout_s = drain_timeout_s
         self._registry = Registry()
         self._metrics = Metrics()
@@ -301,7 +307,8 @@ class Runtime(Showing):
         backend = self._backend
         self._timers = Timers(backend)
         self._dispatcher = Dispatcher(backend, self._supervisor.step)
-        self._committer = Committer(self._store, backend, self._metrics, run=self._dispatcher.run)
+        run, interval_s = self._dispatcher.run, self._switch_interval_s
+        self._committer = Committer(self._store, backend, self._metrics, run=run, switch_interval_s=interval_s)
         self._post = PostOffice(
             backend,
             self._registry,
