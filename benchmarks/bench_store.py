@@ -70,6 +70,7 @@ SYSTEMS_OF = {
     "ticker": ("ours",),
     "slow": ("ours", "openai"),
 }
+BESIDE = ("disk", "openai", "langgraph", "adk", "sqlite")
 OPEN_FILES = 16_384
 """OpenAI's sessions have a connection, so two files, per session and thread: 1 000 x 6 x 2."""
 
@@ -77,6 +78,7 @@ OPEN_FILES = 16_384
 class Options(msgspec.Struct, frozen=True):
     rows: list[str]
     backends: list[str]
+    beside: list[str]
     rounds: int
     quick: bool
 
@@ -112,7 +114,8 @@ class Run:
     def row(self, row: str) -> None:
         """Measure all rounds of a row and print its lines."""
         variant = "slow" if row == "slow" else ""
-        there = [one for one in self._systems if one.module in SYSTEMS_OF[row] and one.variant == variant]
+        modules = set(SYSTEMS_OF[row]) & {"ours", *self._options.beside}
+        there = [one for one in self._systems if one.module in modules and one.variant == variant]
         if row == "slow" and self._slow_flush is None:
             self.failed |= {(one.name, row): "there is no C compiler" for one in there}
         for round_number in range(min(self._options.rounds, ROUNDS_OF.get(row, self._options.rounds))):
@@ -214,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(SYSTEMS_OF), default=list(SYSTEMS_OF), metavar="ROW")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="of ours")
+    parser.add_argument("--beside", nargs="*", choices=BESIDE, default=BESIDE, metavar="SYSTEM", help=" ".join(BESIDE))
     parser.add_argument("--rounds", type=int, default=4, help="of each system in each row")
     parser.add_argument("--quick", action="store_true", help="shorter, fewer sessions, one round: a look, not a result")
     parser.add_argument("--folder", type=Path, help="on the disk that is to be measured; else the temporary folder")
@@ -222,7 +226,8 @@ def main() -> None:
     if chosen.serve:
         serve(*chosen.serve)
         return
-    options = Options(chosen.rows, chosen.backends, 1 if chosen.quick else chosen.rounds, chosen.quick)
+    rounds = 1 if chosen.quick else chosen.rounds
+    options = Options(chosen.rows, chosen.backends, list(chosen.beside), rounds, chosen.quick)
     allow_open_files(OPEN_FILES)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         load = load_of(folder, quick=options.quick)
