@@ -38,6 +38,7 @@ from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, ToolSchema
 from .openai_chat import OpenAIChat
 from .reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
+from .retention import Expiry, Retention
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .session import Session
@@ -54,6 +55,7 @@ __all__ = [
     "ChatStream",
     "ContextOverflow",
     "Delta",
+    "Expiry",
     "InstructionContext",
     "InvalidTransition",
     "Message",
@@ -67,6 +69,7 @@ __all__ = [
     "RateLimited",
     "Refused",
     "Reply",
+    "Retention",
     "Run",
     "RunEvent",
     "RunFailed",

@@ -18,14 +18,17 @@ from ..runtime.identity import ActorId
 from ..runtime.ref import Ref
 from ..runtime.residency import ACTORS_BYTES_MAX, ACTORS_MAX
 from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
+from ..runtime.switch_interval import SWITCH_INTERVAL_S
+from ..store import opening
 from ..store.contract import Store
 from ..store.errors import CallboardError, StoreUnavailable
-from ..store.lmdb_store import LmdbStore
+from ..store.master_key import MasterKey
 from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
 from .archive import Archive
 from .execution import AgentSpec, persist
 from .reentry import TurnWaits
+from .retention import RETENTION_KIND, RetentionActor, expire
 from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
@@ -48,6 +51,7 @@ class _Bounds(Struct, frozen=True):
     actors_max: int
     actors_bytes_max: int
     idle_s: float
+    switch_interval_s: float | None = SWITCH_INTERVAL_S
 
 
 class Runtime(Kernel):
@@ -61,6 +65,11 @@ class Runtime(Kernel):
         path: a directory for the LMDB store, made where there is none. One process at a time may have it open.
         durability: "sync": what was answered survives power loss. "async": it survives a crash of the process, but the
             last moments may be lost with the machine.
+        writer: "thread": commits are made by a thread of this process. "process": by a process of its own, for programs
+            whose Python code keeps the event loop busy all the time; a lone commit then takes about 0.1 ms longer.
+        switch_interval_s: sys.setswitchinterval while commits are made, for all threads of the process: how long busy
+            Python code may keep the committing thread waiting. None leaves it as it is (5 ms by default).
+        master_key: seals all that is stored with it, see SealedStore; needs `pip install 'callboard[encryption]'`.
         drain_timeout_s: seconds for turns that run when the block is left.
         actors_max, actors_bytes_max: so many sessions and agents, and roughly so many bytes of them, stay in memory;
             over that the least recently used leave it. What is under way always stays, so does what is stored.
@@ -77,6 +86,9 @@ class Runtime(Kernel):
         path: str | os.PathLike[str],
         *,
         durability: Literal["sync", "async"] = "sync",
+        writer: Literal["thread", "process"] = "thread",
+        switch_interval_s: float | None = SWITCH_INTERVAL_S,
+        master_key: bytes | str | MasterKey | None = None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
@@ -84,8 +96,9 @@ class Runtime(Kernel):
     ) -> None:
         if not os.fspath(path):
             raise ValueError('a Runtime needs the path of a directory, as in Runtime("support.lmdb"), not ""')
-        bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s)
-        self._set_up(partial(LmdbStore, Path(path), durability=durability), bounds)
+        bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, switch_interval_s)
+        opener = partial(opening.open_store, Path(path), master_key=master_key, durability=durability, writer=writer)
+        self._set_up(opener, bounds)
 
     @classmethod
     def in_memory(
@@ -124,12 +137,14 @@ class Runtime(Kernel):
             drain_timeout_s=bounds.drain_timeout_s,
             actors_max=bounds.actors_max,
             actors_bytes_max=bounds.actors_bytes_max,
+            switch_interval_s=bounds.switch_interval_s,
         )
         self.turn_waits: TurnWaits = TurnWaits()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
         self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)
         self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
+        self.register(RETENTION_KIND, lambda id: RetentionActor(id, partial(expire, self)), durable=False)
 
     def session_actor(self, session_id: str) -> Ref:
         """The actor of a session; use `Session` instead."""

@@ -34,6 +34,8 @@ from .session_messages import (
     CreateRun,
     CreateSession,
     DeleteSession,
+    Expired,
+    ExpireSession,
     Grant,
     MoveRun,
     NoteRun,
@@ -218,6 +220,19 @@ class SessionActor(Actor):
         self.history = History(self.archive, self.id.key, durable_count=0)
         self._stage(context)
         return True
+
+    @handles(ExpireSession)
+    def expire(self, message: ExpireSession, context: Context) -> Expired:
+        """Drop it all, where nothing has happened here since somebody found that nothing does."""
+        head = self.ledger.head
+        if head is None:
+            return "gone"
+        if head.updated_at_ms >= message.changed_before_ms:
+            return "changed"
+        if not message.even_running and (self.turns.running is not None or self.turns or self.ledger.runs):
+            return "running"
+        self.delete(DeleteSession(), context)
+        return "deleted"
 
     @handles(PatchMetadata)
     def patch_metadata(self, message: PatchMetadata, context: Context) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Finding, making and deleting sessions."""
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from ..runtime.options import check_number
 from .archive import Archive, SessionPage
 from .host import Runtime
 from .limits import check_limit, check_owner, check_session_id, check_tag
+from .retention import RETENTION_KIND, ExpireEvery, Expiry, Retention, check_policies, expire
 from .session import Session
 from .session_messages import CreateSession, ReadHead
 
@@ -76,3 +79,30 @@ class SessionManager:
     async def delete(self, id: str) -> bool:
         """Drop a session with all its content; False where there was none."""
         return await Session(self._runtime, id).delete()
+
+    async def expire(self, policies: Iterable[Retention], *, even_running: bool = False) -> Expiry:
+        """Drop the sessions that have not changed for longer than the policies for their tags keep them.
+
+        `await manager.expire([Retention(tag="trial", keep_days=30), Retention(tag=None, keep_days=365)])`. What happens
+        to a session meanwhile spares it. So does a turn or a run that is under way, unless `even_running`: then its
+        agent is told to stop, and what it sends is refused.
+
+        Returns: how many were dropped, and which were spared or failed.
+
+        Cancellation: some are dropped, the others are not; none half.
+        """
+        return await expire(self._runtime, policies, even_running=even_running)
+
+    async def expire_every(self, policies: Iterable[Retention], *, period_s: float = 3600.0) -> None:
+        """Do `expire` now and every `period_s` seconds, as long as the runtime is open; what runs is spared.
+
+        Takes the place of what was asked for before; without policies it ends.
+
+        Raises:
+            TypeError, ValueError: as Retention; two policies for one class; the period is no number above 0.
+        """
+        checked = check_policies(policies)
+        check_number("period_s", period_s)
+        if not 0 < period_s < math.inf:
+            raise ValueError(f"period_s is a finite number of seconds above 0, not {period_s}")
+        await self._runtime.actor(RETENTION_KIND, "sessions").ask(ExpireEvery(checked, period_s))

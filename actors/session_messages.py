@@ -1,7 +1,7 @@
 """What can be asked of a session actor. Frozen values, so that they can cross a process border."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ __all__ = [
     "CreateRun",
     "CreateSession",
     "DeleteSession",
+    "ExpireSession",
+    "Expired",
     "Grant",
     "MoveRun",
     "NoteRun",
@@ -136,6 +138,18 @@ class CreateSession(Request[SessionHead], frozen=True):
 
 class DeleteSession(Request[bool], frozen=True):
     """Drop the session with all its content; False where there was none."""
+
+
+Expired: TypeAlias = Literal["deleted", "changed", "running", "gone"]
+"""What became of a session that seemed to have expired. All but "deleted": it is as it was."""
+
+
+class ExpireSession(Request[Expired], frozen=True):
+    """Drop the session with all its content if it has not changed since this moment, in milliseconds since 1970, and no
+    turn or run of it is under way; with `even_running` those are ended as a DeleteSession ends them."""
+
+    changed_before_ms: int
+    even_running: bool = False
 
 
 class PatchMetadata(Request[dict[str, Any]], frozen=True):
