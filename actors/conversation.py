@@ -214,22 +214,23 @@ def _refuse_open(unanswered: Sequence[str]) -> None:
         raise ValueError(f"tool call {unanswered[0]!r} has no result behind it: repair() the messages first")
 
 
-def _plain(value: object) -> Message | None:
+def _plain(value: Any) -> Message | None:
     """The message of a dict that holds a role and a text, and no more: nothing about it can be wrong but these two.
 
     None where there is more to it, or something is wrong: then the checks that all others pass say what.
     """
-    if type(value) is not dict or len(cast("dict[object, object]", value)) != 2:
+    kind = type(value)
+    if kind is not dict or len(value) != 2:
         return None
-    fields = cast("dict[str, object]", value)
-    role, text = fields.get("role"), fields.get("content")
-    if type(text) is not str or type(role) is not str or role not in _SPEAKERS:
+    role, text = value.get("role"), value.get("content")
+    text_kind, role_kind = type(text), type(role)
+    if text_kind is not str or role_kind is not str or role not in _SPEAKERS:
         return None
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         return None
-    return Message(role=cast("Role", role), content=text) if size_bytes <= _PLAIN_BYTES_MAX else None
+    return Message(role=role, content=text) if size_bytes <= _PLAIN_BYTES_MAX else None
 
 
 def _checked_iterable(values: object) -> Iterable[object]:

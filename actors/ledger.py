@@ -227,17 +227,13 @@ class Ledger:
         """What has changed since the last call, or None."""
         if not self._touched:
             return None
-        head = self.head
-        index_rows = self._index_rows
-        if head is not None:
-            index_rows = index_rows + index_changes(None if self._erase else self._indexed, head)
-        change = Change(
-            head=HEAD_CODEC.encode(head) if head is not None else b"",
-            rows=tuple(self._rows),
-            index_rows=tuple(index_rows),
-            erase=self._erase,
-            ended=tuple(self._ended_now),
-        )
+        head, erase = self.head, self._erase
+        if head is None:
+            encoded = b""
+        else:
+            encoded = HEAD_CODEC.encode(head)
+            self._index_rows += index_changes(None if erase else self._indexed, head)
+        change = Change(encoded, tuple(self._rows), tuple(self._index_rows), erase, tuple(self._ended_now))
         self._indexed = head
         self._rows, self._index_rows, self._ended_now = [], [], []
         self._erase = self._touched = False
@@ -252,7 +248,8 @@ class Ledger:
         head = self._existing()
         # At most one revision a change that is taken; a clock that was set back does not move a session back.
         revision = head.revision if self._touched else head.revision + 1
-        self.head = replace(head, revision=revision, updated_at_ms=max(at_ms, head.updated_at_ms), **fields)
+        updated_at_ms = at_ms if at_ms > head.updated_at_ms else head.updated_at_ms
+        self.head = replace(head, revision=revision, updated_at_ms=updated_at_ms, **fields)
         self._touched = True
 
     def _begin_run(self, record: RunRecord) -> None:

@@ -23,7 +23,10 @@ COUNT_MAX = 2**53
 """The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
 
 
-class ToolCall(Struct, frozen=True, omit_defaults=True):
+# gc=False: nothing in these can lead back to them, and a runtime may hold a million.
+
+
+class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
     """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
 
     `extra` keeps further fields of the call that must be sent back (Gemini's `extra_content`).
@@ -35,7 +38,7 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     extra: dict[str, Any] = {}
 
 
-class Message(Struct, frozen=True, omit_defaults=True, tag="message", kw_only=True):
+class Message(Struct, frozen=True, omit_defaults=True, gc=False, tag="message", kw_only=True):
     """One message of a conversation.
 
     Attributes:

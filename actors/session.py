@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -185,11 +185,11 @@ class Session:
         """
         return await self._ref.ask(DeleteSession())
 
-    async def _append(self, messages: list[Message]) -> list[Message]:
+    def _append(self, messages: list[Message]) -> Awaitable[list[Message]]:
         append = Append(new_number(), tuple(messages), self.defaults)
         # No deadline of its own: it waits for the turns before it, each of which has one.
         if not current_held_turns():  # no turn waits for this
-            return await self._ref.ask(append, timeout_s=math.inf)
+            return self._ref.ask(append, timeout_s=math.inf)
         check_not_held(self.id, "adding a message")
         wait = self.runtime.turn_waits.wait(self.id)
-        return await wait.sent(lambda: self._ref.ask_nowait(append, timeout_s=math.inf), "adding a message").wait()
+        return wait.sent(lambda: self._ref.ask_nowait(append, timeout_s=math.inf), "adding a message").wait()

@@ -399,12 +399,13 @@ class SessionActor(Actor):
             return
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
         self._head_bytes = len(change.head)
-        head, history = self.ledger.head, self.history  # of now: a delete may put others in their places
+        # Of now: a delete may put others in their places.
+        head, history, ended = self.ledger.head, self.history, change.ended
 
         def durable() -> None:
             self.visible, self.visible_history = head, history
             history.durable(head.message_count if head is not None else 0)
-            for run_id in change.ended:
+            for run_id in ended:
                 self.ledger.ended.pop(run_id, None)
 
         context.after_commit(durable)

@@ -7,7 +7,6 @@ it returns; a handler that raises leaves nothing of it behind. Tasks, timers, wa
 import contextvars
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -111,15 +110,14 @@ class Ticket:
         return owed and not context.instance.handlers[type(delivery.message)].retryable
 
 
-@dataclass(slots=True)
-class Staged:
-    """What a handler wants written, so far."""
+class Staged(Struct, eq=False):
+    """What a handler wants written, so far. A Struct, as one is made per handler that writes: 0.1 us against 0.7."""
 
     head: bytes | None = None
     erase: bool = False
-    rows: list[Row] = field(default_factory=lambda: list[Row]())
-    index_rows: list[IndexRow] = field(default_factory=lambda: list[IndexRow]())
-    reminders: dict[str, ReminderRecord | None] = field(default_factory=lambda: dict[str, ReminderRecord | None]())
+    rows: list[Row] = []
+    index_rows: list[IndexRow] = []
+    reminders: dict[str, ReminderRecord | None] = {}
 
 
 class Context(Struct, eq=False):
@@ -152,6 +150,7 @@ class Context(Struct, eq=False):
     outputs: list[Output] | None = None
     staged: Staged | None = None
     owed: dict[Delivery, None] | None = None
+    _stream: str | None = None
     _ticks: Ticks | None = None
     _ended: bool = False
     _watched: set[tuple[ActorId, Any]] | None = None
@@ -207,10 +206,12 @@ class Context(Struct, eq=False):
         staged = self.staged
         if staged is None:
             staged = self.staged = Staged()
-        staged.head = head if head is not None else staged.head
-        staged.erase = staged.erase or erase
-        staged.rows.extend(rows)
-        staged.index_rows.extend(index_rows)
+        if head is not None:
+            staged.head = head
+        if erase:
+            staged.erase = True
+        staged.rows += rows
+        staged.index_rows += index_rows
 
     def tell(self, to: ActorId, message: Request[Any]) -> None:
         """Send without an answer, once what this handler stages is durable.
@@ -427,14 +428,16 @@ class Context(Struct, eq=False):
         if staged is None:
             return None
         self.staged = None
+        if self._stream is None:
+            self._stream = str(self.id)
         batch = Batch(
-            stream=str(self.id),
-            epoch=self.epoch,
-            version=self.version,
-            head=staged.head,
-            rows=tuple(staged.rows),
-            index_rows=tuple(staged.index_rows),
-            erase=staged.erase,
+            self._stream,
+            self.epoch,
+            self.version,
+            staged.head,
+            tuple(staged.rows),
+            tuple(staged.index_rows),
+            staged.erase,
         )
         if staged.reminders or staged.erase:
             self.reminding.given(self.version, staged.reminders, erase=staged.erase)

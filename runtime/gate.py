@@ -113,11 +113,12 @@ class Gate:
         self._pending[-1].extend(outputs)
         return True
 
-    def committed(self, error: StoreError | None) -> None:
-        """The oldest batch came back: let its outputs go, or refuse them."""
+    def committed(self, error: StoreError | None) -> bool:
+        """The oldest batch came back: let its outputs go, or refuse them. False where that was the last in flight."""
         outputs = self._pending.pop(0)
         if error is None:
             release_all(outputs)
-            return
-        for output in outputs:
-            output.refuse(error)
+        else:
+            for output in outputs:
+                output.refuse(error)
+        return bool(self._pending)

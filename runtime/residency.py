@@ -117,13 +117,15 @@ class Residency:
     def weigh(self, cell: Cell) -> None:
         """The cell has changed what it holds: take its size anew, and make room for it."""
         self._weigh(cell)
-        self._make_room(cell)
+        if self.count > self._actors_max or self.size_bytes > self._bytes_max:
+            self._make_room(cell)
 
     def _weigh(self, cell: Cell) -> None:
-        if not cell.weight_bytes or cell.context is None or not cell.context.instance.weighs:
+        context = cell.context
+        if not cell.weight_bytes or context is None or not context.instance.weighs:
             return
         try:
-            weight_bytes = max(cell.context.instance.size_bytes(), 1)
+            weight_bytes = max(context.instance.size_bytes(), 1)
         except Exception:  # noqa: BLE001 - a user's method: it must not keep the message that waits for it
             _log.exception("%s cannot say its size", cell.id)
             weight_bytes = ACTOR_BYTES_DEFAULT

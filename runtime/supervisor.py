@@ -266,8 +266,7 @@ class Supervisor:
     def _committed(self, cell: Cell, error: StoreError | None) -> None:
         """The oldest batch in flight came back."""
         assert cell.gate is not None
-        cell.gate.committed(error)
-        if not cell.gate:
+        if not cell.gate.committed(error):
             cell.gate = None
         if error is None:
             if cell.health is not None:
@@ -276,8 +275,10 @@ class Supervisor:
         elif cell.state in (READY, LOADING, STOPPING):
             # What the actor holds in memory was never stored: it must not handle another message.
             self.restarts.not_stored(cell, error)
-        self.restarts.reload_if_due(cell)
-        self.dispatcher.ready(cell)
+        if cell.reload_due:
+            self.restarts.reload_if_due(cell)
+        if cell.box is not None or cell.state is not READY:
+            self.dispatcher.ready(cell)
 
     # Callers that go ------------------------------------------------------------------------------------------------
 

@@ -128,10 +128,10 @@ def replies_go_out_before_their_commit(patch: pytest.MonkeyPatch) -> None:
 def a_store_that_lost_the_answer_is_taken_to_have_stored_nothing(patch: pytest.MonkeyPatch) -> None:
     committed = Gate.committed
 
-    def broken(self: Any, error: Any) -> None:
+    def broken(self: Any, error: Any) -> bool:
         if error is not None:
             error.uncertain = False
-        committed(self, error)
+        return committed(self, error)
 
     patch.setattr(Gate, "committed", broken)
 
