@@ -219,12 +219,12 @@ def _plain(value: Any) -> Message | None:
 
     None where there is more to it, or something is wrong: then the checks that all others pass say what.
     """
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind is not dict or len(value) != 2:
         return None
-    role, text = value.get("role"), value.get("content")
-    text_kind, role_kind = type(text), type(role)
-    if text_kind is not str or role_kind is not str or role not in _SPEAKERS:
+    role: Any = value.get("role")
+    text: Any = value.get("content")
+    if type(text) is not str or type(role) is not str or role not in _SPEAKERS:
         return None
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())

@@ -23,9 +23,6 @@ COUNT_MAX = 2**53
 """The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
 
 
-# gc=False: nothing in these can lead back to them, and a runtime may hold a million.
-
-
 class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
     """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
 
@@ -56,6 +53,7 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False, tag="message", 
         extra: fields of a provider that must be sent back as they came.
     """
 
+    # gc=False, here and above: what they hold is JSON, which cannot lead back to them; a runtime may hold a million.
     role: Role
     content: str | list[Part] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
