@@ -12,6 +12,7 @@ Source: fuzzy checkpoints, as in ARIES (Mohan et al., ACM TODS 1992), without th
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 import lmdb
 
@@ -23,10 +24,12 @@ from .entries import erase_entries, write_entries
 from .guards import kept_head, pack_guard
 from .log import Log, Stream
 from .rows import StoredRows
-from .segments import trim
+from .segments import delete_segments
 
 __all__ = ["Round", "move_tail"]
 
+SEGMENTS_PER_COMMIT = 64
+"""Deleted with one commit at most: about 0.1 ms."""
 BATCHES_PER_BATCH = 2
 """Moved for each batch that is added, so that a round ends although the log grows."""
 BATCHES_PER_STEP = 64
@@ -37,25 +40,24 @@ class Round:
     """One round of checkpoints. What `work` does in a transaction becomes so with `settle`, once that is durable.
 
     Args:
-        log: whose tails are moved.
-        upto: the number of the last segment that the tails have.
+        log: whose tails are moved, and whose segments are deleted.
     """
 
-    def __init__(self, log: Log, *, upto: int) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
-        self._upto = upto
+        self._segments = len(log.segments)
         self._left = deque((stream, len(stream.batches)) for stream in log.with_tail())
         self._moved: list[int] = []
-        self._granted = self._credit = 0
-        self._trimmed = False
+        self._deleted = self._granted = self._credit = 0
         self.ended = False
 
-    def work(self, txn: "lmdb.Transaction[bytes]", batches: int, damage: DamageLog) -> int:
-        """Go on by as much as `batches` batches more of log ask for; how many bytes of log were deleted."""
+    def work(self, txn: "lmdb.Transaction[bytes]", batches: int, damage: DamageLog) -> None:
+        """Go on by as much as `batches` batches more of log ask for."""
         self.rest()
         if not self._left:
-            freed_bytes, self._trimmed = trim(txn, self._upto)
-            return freed_bytes
+            self._deleted = min(self._segments, SEGMENTS_PER_COMMIT)
+            delete_segments(txn, [number for number, _ in islice(self._log.segments, self._deleted)])
+            return
         self._granted = BATCHES_PER_BATCH * batches
         credit = self._credit + self._granted
         for stream, count in self._left:
@@ -66,23 +68,23 @@ class Round:
             move_tail(txn, stream, stream.batches[:step], damage)
             self._moved.append(step)
             credit -= step
-        return 0
 
     def rest(self) -> None:
         """The transaction of the last `work` did not happen, or there was none."""
         self._moved.clear()
-        self._granted = 0
-        self._trimmed = False
+        self._deleted = self._granted = 0
 
     def settle(self) -> None:
         """The transaction of the last `work` is durable: what it moved leaves the tails."""
-        self.ended = self._trimmed
+        self._log.drop_segments(self._deleted)
+        self._segments -= self._deleted
         self._credit += self._granted - sum(self._moved)
         for step in self._moved:
             stream, count = self._left.popleft()
             self._log.drop(stream, step)
             if step < count:
                 self._left.appendleft((stream, count - step))
+        self.ended = not self._left and not self._segments
         self.rest()
 
 

@@ -14,7 +14,8 @@ LMDB's B+tree as the one sorted run.
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from .checkpoint import Round
 from .contract import Durability, Head, IndexHit, Refusal, StoreStatistics
 from .damage import DamageLog
 from .entries import list_entries, list_names, read_entries
-from .errors import Corrupt, StoreError, StoreFull, StoreUnavailable
+from .errors import Corrupt, StoreError, StoreUnavailable
 from .guards import read_head, read_number, set_aside, stored_guard
 from .lmdb_directory import WriterLock, check_format, make_directory, write_format
 from .lmdb_environment import Environment
@@ -93,9 +94,7 @@ class LmdbStore:
         self._readonly = readonly
         self._log_bytes_max = log_bytes_max
         self._writing = Lock()
-        self._log = Log(0)
-        self._segment = 0
-        self._log_bytes = 0
+        self._log = Log()
         self._round: Round | None = None
         self._stale = False  # True after a commit that may have been stored: only the disk knows
         self._synced_at_s = time.monotonic()
@@ -246,7 +245,7 @@ class LmdbStore:
     def _look(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Before each read: what is in memory agrees with the transaction."""
         if self._stale:
-            self._log, self._segment, self._log_bytes, self._round = Log(0), 0, 0, None
+            self._log, self._round = Log(), None
         if self._readonly or self._stale:
             self._catch_up(txn)
             self._stale = False
@@ -257,17 +256,16 @@ class LmdbStore:
         Returns: the segments that cannot be read.
         """
         trimmed = int.from_bytes(txn.get(keys.LAST_TRIMMED) or b"", "big")
-        if trimmed > self._segment or self._log_bytes > READER_LOG_BYTES_MAX:
-            self._log, self._segment, self._log_bytes = Log(0), trimmed, 0  # what we missed is in the rows by now
+        if trimmed > self._log.last_segment or self._log.size_bytes > READER_LOG_BYTES_MAX:
+            self._log = Log(last_segment=trimmed)  # what we missed is in the rows by now
         damaged: dict[bytes, bytes] = {}
-        for number, value in read_segments(txn, self._segment):
+        for number, value in read_segments(txn, self._log.last_segment):
             try:
                 self._log.replay(decode_segment(value, number=number), partial(stored_guard, txn))
             except Corrupt as error:
                 self.damage.report(error.where, error.reason)
                 damaged[keys.segment_key(number)] = value
-            self._segment = number
-            self._log_bytes += len(value)
+            self._log.add_segment(number, len(value))
         self._log.streams = int.from_bytes(txn.get(keys.LAST_STREAM) or b"", "big")
         return damaged
 
@@ -276,14 +274,8 @@ class LmdbStore:
     def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         check_batches(batches)
         with self._writing:
-            if self._stale:
-                self._environment.read(self._look)
-            try:
+            with self._deciding():
                 answers, size_bytes = self._write(batches)
-            except BaseException as error:
-                self._log.undo()
-                self._stale = isinstance(error, StoreError) and error.uncertain
-                raise
             self._stored(size_bytes)
             self._commits += 1
             self._batches += len(batches)
@@ -291,14 +283,30 @@ class LmdbStore:
             self._sync_if_due(self._synced_at_s + SYNC_INTERVAL_S)
             return answers
 
+    @contextmanager
+    def _deciding(self) -> Generator[None]:
+        """What is in memory agrees with the disk before, and after a transaction that raised."""
+        if self._stale:
+            self._environment.read(self._look)
+        try:
+            yield
+        except BaseException as error:
+            self._log.undo()
+            if self._round is not None:
+                self._round.rest()
+            self._stale = isinstance(error, StoreError) and error.uncertain
+            raise
+
     def _write(self, batches: Sequence[Batch]) -> tuple[list[Refusal | None], int]:
-        """Decide on the batches and store those accepted; the answers, and by how many bytes the log has grown."""
+        """Decide on the batches and store those accepted; the answers, and the bytes of their segment."""
         write = self._environment.write
         if self._round is None:
             return write(partial(self._put, batches, round=None))
         try:
             return write(partial(self._put, batches, round=self._round))
-        except StoreFull:
+        except StoreError as error:
+            if error.uncertain:
+                raise
             self._round.rest()  # what fits the log must not be refused because the rows do not fit
             return write(partial(self._put, batches, round=None))
 
@@ -316,28 +324,28 @@ class LmdbStore:
         if log.accepted:
             segment = encode_segment(log.accepted)
             size_bytes = len(segment)
-            txn.put(keys.segment_key(self._segment + 1), segment)
+            txn.put(keys.segment_key(log.last_segment + 1), segment)
         if round is not None:
-            size_bytes -= round.work(txn, len(log.accepted), self.damage)
+            round.work(txn, len(log.accepted), self.damage)
         return answers, size_bytes
 
     def _stored(self, size_bytes: int) -> None:
-        """What the transaction stored becomes what readers see; the log has grown by so many bytes."""
+        """What the transaction stored becomes what readers see; its segment has so many bytes."""
         log = self._log
         with self._environment.viewing:
-            self._log_bytes += size_bytes
-            self._segment += bool(log.accepted)
             if self._round is not None:
                 self._round.settle()
                 if self._round.ended:
                     self._round = None
                     self._checkpoints += 1
                     log.forget_index()
+            if log.accepted:
+                log.add_segment(log.last_segment + 1, size_bytes)
             log.apply()
             if self._round is None:
                 log.forget_idle(KNOWN_MAX)
-                if self._log_bytes > self._log_bytes_max:
-                    self._round = Round(log, upto=self._segment)
+                if log.size_bytes > self._log_bytes_max:
+                    self._round = Round(log)
 
     def checkpoint(self) -> None:
         """Move all of the log into rows; afterwards it is empty. Commits wait meanwhile.
@@ -345,16 +353,16 @@ class LmdbStore:
         Raises:
             StoreFull, StoreUnavailable: some of it is still in the log, where it is as safe.
         """
-        with self._writing:
+        with self._writing, self._deciding():
             self._end_round()
-            if self._log_bytes:  # what came after the round began, or all where there was none
-                self._round = Round(self._log, upto=self._segment)
+            if self._log.segments:  # what came after the round began, or all where there was none
+                self._round = Round(self._log)
                 self._end_round()
 
     def _end_round(self) -> None:
-        while (at := self._round) is not None:
-            work = partial(at.work, batches=CHECKPOINT_BATCHES, damage=self.damage)
-            self._stored(-self._environment.write(work))
+        while self._round is not None:
+            self._environment.write(partial(self._round.work, batches=CHECKPOINT_BATCHES, damage=self.damage))
+            self._stored(0)
 
     def statistics(self) -> StoreStatistics:
         def read(txn: "lmdb.Transaction[bytes]") -> StoreStatistics:
@@ -365,7 +373,7 @@ class LmdbStore:
                 refused=self._refused,
                 streams=self._log.streams,
                 size_bytes=self._environment.size_bytes(),
-                log_bytes=self._log_bytes,
+                log_bytes=self._log.size_bytes,
                 checkpoints=self._checkpoints,
                 damaged=self.damage.count,
             )
@@ -379,7 +387,9 @@ class LmdbStore:
         try:
             self.checkpoint()
         except StoreError as error:
-            _log.warning("closed with %d bytes in the log, which the next opening replays: %s", self._log_bytes, error)
+            _log.warning(
+                "closed with %d bytes in the log, which the next opening replays: %s", self._log.size_bytes, error
+            )
         try:
             with self._writing:
                 if not self._sync:

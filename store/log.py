@@ -10,6 +10,7 @@ the making. `apply` makes it what everybody sees, `undo` takes it back. What rea
 `apply` and `dropped` alone.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -96,12 +97,17 @@ class Log:
 
     Attributes:
         streams: how many streams there are, those of the transaction in the making included; the greatest number.
+        segments: number and bytes of each of its records on disk, oldest first; `size_bytes` of all.
+        last_segment: the number of the last record that it ever had.
         accepted: the batches of the transaction in the making.
         created: the streams that it makes.
     """
 
-    def __init__(self, streams: int) -> None:
-        self.streams = streams
+    def __init__(self, *, last_segment: int = 0) -> None:
+        self.streams = 0
+        self.last_segment = last_segment
+        self.size_bytes = 0
+        self.segments: deque[tuple[int, int]] = deque()
         self.accepted: list[Batch] = []
         self.created: list[Stream] = []
         self._known: dict[str, Stream] = {}
@@ -115,6 +121,17 @@ class Log:
     def get(self, name: str) -> Stream | None:
         """The stream of this name, where it is known; it may exist all the same."""
         return self._known.get(name)
+
+    def add_segment(self, number: int, size_bytes: int) -> None:
+        """The log has one record more on disk."""
+        self.segments.append((number, size_bytes))
+        self.last_segment = number
+        self.size_bytes += size_bytes
+
+    def drop_segments(self, count: int) -> None:
+        """The log has lost its oldest records on disk."""
+        for _ in range(count):
+            self.size_bytes -= self.segments.popleft()[1]
 
     def with_tail(self) -> list[Stream]:
         """The streams that have batches which the rows do not."""

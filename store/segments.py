@@ -10,10 +10,7 @@ from .batch import Batch
 from .errors import Corrupt
 from .framing import frame_encoded, unframe
 
-__all__ = ["decode_segment", "encode_segment", "read_segments", "trim"]
-
-SEGMENTS_PER_TRIM = 64
-"""Deleted in one transaction at most: about 0.1 ms."""
+__all__ = ["decode_segment", "delete_segments", "encode_segment", "read_segments"]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[list[Batch]] = msgspec.msgpack.Decoder(list[Batch])
@@ -46,20 +43,9 @@ def read_segments(txn: "lmdb.Transaction[bytes]", behind: int) -> Iterator[tuple
             found = cursor.next()
 
 
-def trim(txn: "lmdb.Transaction[bytes]", upto: int) -> tuple[int, bool]:
-    """Delete the oldest segments up to this number, not all at once; their bytes, and whether none is left."""
-    size_bytes = trimmed = 0
-    ended = False
-    with txn.cursor() as cursor:
-        found = cursor.set_range(keys.segment_prefix())
-        for _ in range(SEGMENTS_PER_TRIM):
-            key = cursor.key() if found else b""
-            if not key.startswith(keys.segment_prefix()) or keys.segment_number(key) > upto:
-                ended = True
-                break
-            size_bytes += len(cursor.value())
-            trimmed = keys.segment_number(key)
-            found = cursor.delete()
-    if trimmed:
-        txn.put(keys.LAST_TRIMMED, keys.number(trimmed))
-    return size_bytes, ended
+def delete_segments(txn: "lmdb.Transaction[bytes]", numbers: Sequence[int]) -> None:
+    """Delete the oldest of the log's records, which are these."""
+    for number in numbers:
+        txn.delete(keys.segment_key(number))
+    if numbers:
+        txn.put(keys.LAST_TRIMMED, keys.number(numbers[-1]))
