@@ -18,7 +18,7 @@ from msgspec import Struct
 from ..store.contract import Index, Store, Table
 from ..store.damage import DamageLog
 from ..store.errors import Corrupt
-from ..store.lmdb_store import LmdbStore
+from ..store.opening import open_store
 from ..store.records import Codec
 from .errors import UnknownRun
 from .message import Message
@@ -62,14 +62,15 @@ class Archive:
         self._store = store
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a store for reading; use it in a `with` block.
+    def open(cls, path: str | os.PathLike[str], *, master_key: bytes | str | None = None) -> Self:
+        """Open a store for reading; use it in a `with` block. A sealed one needs its master key, as its Runtime does.
 
         Raises:
             StoreUnavailable: there is no store at this path.
             NewerFormat: a newer callboard wrote it.
+            WrongKey: it is sealed with another master key, or needs none, or one is missing.
         """
-        return cls(LmdbStore(Path(path), readonly=True))
+        return cls(open_store(Path(path), readonly=True, master_key=master_key))
 
     def __enter__(self) -> Self:
         return self

@@ -69,7 +69,8 @@ class Runtime(Kernel):
             whose Python code keeps the event loop busy all the time; a lone commit then takes about 0.1 ms longer.
         switch_interval_s: sys.setswitchinterval while commits are made, for all threads of the process: how long busy
             Python code may keep the committing thread waiting. None leaves it as it is (5 ms by default).
-        master_key: seals all that is stored with it, see SealedStore; needs `pip install 'callboard[encryption]'`.
+        master_key: 32 bytes, or their text in hex or base64, with which all that is stored is sealed: for a new
+            directory, or one that was made with it. Needs `pip install 'callboard[encryption]'`.
         drain_timeout_s: seconds for turns that run when the block is left.
         actors_max, actors_bytes_max: so many sessions and agents, and roughly so many bytes of them, stay in memory;
             over that the least recently used leave it. What is under way always stays, so does what is stored.
@@ -79,6 +80,7 @@ class Runtime(Kernel):
         StoreLocked: another process has this store open; the message names it.
         NewerFormat: a newer callboard wrote it.
         StoreUnavailable: the path is no directory that can be used.
+        WrongKey: the store is sealed with another master key, or needs none, or one is missing.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class Runtime(Kernel):
         if not os.fspath(path):
             raise ValueError('a Runtime needs the path of a directory, as in Runtime("support.lmdb"), not ""')
         bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, switch_interval_s)
-        opener = partial(opening.open_store, Path(path), master_key=master_key, durability=durability, writer=writer)
+        key = MasterKey(master_key) if master_key is not None else None  # refused here, and shown by no repr
+        opener = partial(opening.open_store, Path(path), master_key=key, durability=durability, writer=writer)
         self._set_up(opener, bounds)
 
     @classmethod

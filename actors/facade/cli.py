@@ -25,6 +25,7 @@ from callboard.actors.errors import UnknownSession
 from callboard.store.errors import CallboardError
 
 from .cli_chat import ChatOptions, chat as run_chat
+from .cli_key import master_key
 from .cli_tables import conversation, head_text, printable, runs_table, sessions_table
 from .cli_transfer import export_session, import_session, parse_export
 from .demo import run_demo
@@ -47,7 +48,13 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="CALLBOARD_STORE", help="Directory of the store.", show_default=True)
+    Path,
+    typer.Option(
+        "--store",
+        envvar="CALLBOARD_STORE",
+        help="Directory of the store; the key of a sealed one is read from CALLBOARD_MASTER_KEY.",
+        show_default=True,
+    ),
 ]
 SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id, for instance user-123.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -134,7 +141,7 @@ def sessions(
 ) -> None:
     """List sessions, the most recently updated first. With --json: one JSON object a line."""
     with _one_clear_line():
-        with Archive.open(store) as archive:
+        with Archive.open(store, master_key=master_key()) as archive:
             page = archive.sessions(owner=owner, tag=tag, limit=limit)
         if as_json:
             for head in page.sessions:
@@ -159,7 +166,7 @@ def show(
     With --json: one object with the fields head, messages and runs.
     """
     with _one_clear_line():
-        with Archive.open(store) as archive:
+        with Archive.open(store, master_key=master_key()) as archive:
             head = archive.head(session)
             if head is None:
                 raise _unknown(session, store)
@@ -185,7 +192,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a session as JSON lines: its head, then its messages, then its runs. `import` reads them."""
-    with _one_clear_line(), Archive.open(store) as archive:
+    with _one_clear_line(), Archive.open(store, master_key=master_key()) as archive:
         exported = export_session(archive, session)
         if exported is None:
             raise _unknown(session, store)
@@ -211,7 +218,7 @@ def import_(
 
     with _one_clear_line():
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        head = import_session(store, parse_export(text), new_id=new_id)
+        head = import_session(store, parse_export(text), new_id=new_id, master_key=master_key())
         typer.echo(f"session {head.id}: {head.message_count} messages, {head.run_count} runs")
 
 
@@ -250,8 +257,9 @@ def _one_clear_line() -> Generator[None]:
         # What is still buffered goes nowhere: the interpreter would complain that it cannot flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
-    # ValueError: what the library's doors say about an id, an owner, a URL; OSError: about a file named by the user.
-    except (CallboardError, ValueError, OSError) as error:
+    # ValueError: what the library's doors say about an id, an owner, a URL; OSError: about a file named by the user;
+    # ModuleNotFoundError: which extra a sealed store needs.
+    except (CallboardError, ValueError, OSError, ModuleNotFoundError) as error:
         typer.echo(f"callboard: {printable(str(error))}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

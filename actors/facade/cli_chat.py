@@ -18,6 +18,7 @@ from callboard.actors.model import Delta
 from callboard.actors.reply import AttemptFailed
 from callboard.store.errors import CallboardError
 
+from .cli_key import master_key
 from .cli_tables import printable
 
 __all__ = ["ChatOptions", "chat"]
@@ -64,7 +65,7 @@ def _open_chat(options: ChatOptions, console: Console) -> Generator[Callable[[st
     model = OpenAIChat(base_url=options.base_url, model=options.model)
     with (
         anyio.from_thread.start_blocking_portal(backend="trio") as portal,
-        portal.wrap_async_context_manager(Runtime(options.store)) as runtime,
+        portal.wrap_async_context_manager(Runtime(options.store, master_key=master_key())) as runtime,
     ):
         session = Session(runtime, options.session_id)
         agent = Agent(options.agent, instructions=options.instructions, model=model, session=session)

@@ -46,7 +46,7 @@ from callboard.actors.session_records import (
 from callboard.runtime.context import ACTIVATION_BITS
 from callboard.store.contract import Batch, Row, Table
 from callboard.store.errors import CallboardError
-from callboard.store.lmdb_store import LmdbStore
+from callboard.store.opening import open_store
 
 __all__ = ["BadExport", "Export", "SessionExists", "export_session", "import_session", "parse_export"]
 
@@ -234,7 +234,9 @@ def _check_counts(*counts: int) -> None:
             raise ValueError(f"a count is from 0 to 2**63 - 1, not {count}")
 
 
-def import_session(store: Path, export: Export, *, new_id: str | None = None) -> SessionHead:
+def import_session(
+    store: Path, export: Export, *, new_id: str | None = None, master_key: str | None = None
+) -> SessionHead:
     """Store the session, as itself or under `new_id`; its head as stored.
 
     Under another id its runs get new ids too, since a run's id is unique in a store. A run that was open when it was
@@ -249,7 +251,7 @@ def import_session(store: Path, export: Export, *, new_id: str | None = None) ->
         export = _renamed(export, check_session_id(new_id))
     head = replace(export.head, open_turn=None, open_runs=())
     stream = stream_of(head.id)
-    with contextlib.closing(LmdbStore(store)) as opened:
+    with contextlib.closing(open_store(store, master_key=master_key)) as opened:
         stored = opened.load(stream)
         if stored is not None and stored.head:
             raise SessionExists(

@@ -3,8 +3,8 @@
 The same conversations in a plain store show that the scan would find what it looks for.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from callboard import Agent, ModelSettings, RunFailed, RunPolicy, Runtime, Session, SessionManager, ToolCall, WrongKey
 from callboard.actors.archive import Archive
 from callboard.runtime import Actor, Context, Reminder, Request, handles
-from callboard.store import Index, Row, Table, open_store
+from callboard.store import Index, LmdbStore, Row, SealedStore, Table
 from callboard.testing import ScriptedModel, model_answer
 
 KEY, NEXT_KEY = bytes(range(32)), "5e" * 32
@@ -41,10 +41,6 @@ class Keeper(Actor):
     @handles(Reminder)
     def remind(self, message: Reminder, context: Context) -> None:
         """Nothing but its acknowledgement."""
-
-
-def opened(path: Path, key: bytes | str | None) -> Runtime:
-    return Runtime.on(partial(open_store, path, master_key=key))
 
 
 async def converse(runtime: Runtime) -> None:
@@ -90,11 +86,11 @@ def test_no_file_of_a_sealed_store_has_a_word_of_it(tmp_path: Path, run_in_real_
     seen: list[set[bytes]] = []
 
     async def body() -> None:
-        async with opened(path, KEY) as runtime:
+        async with Runtime(path, master_key=KEY) as runtime:
             await converse(runtime)
             seen.append(readable(path))
         seen.append(readable(path))
-        async with opened(path, KEY) as runtime:
+        async with Runtime(path, master_key=KEY) as runtime:
             await Session(runtime, "secret-session").add_message("user", "secret-question again")
             seen.append(readable(path))
 
@@ -105,7 +101,7 @@ def test_no_file_of_a_sealed_store_has_a_word_of_it(tmp_path: Path, run_in_real_
 
 def test_the_same_conversations_lie_readable_in_a_plain_store(tmp_path: Path, run_in_real_time: Go) -> None:
     async def body() -> None:
-        async with opened(tmp_path / "plain", None) as runtime:
+        async with Runtime(tmp_path / "plain") as runtime:
             await converse(runtime)
 
     run_in_real_time(body)
@@ -117,9 +113,9 @@ def test_a_sealed_store_gives_all_of_it_back(tmp_path: Path, run_in_real_time: G
     path = tmp_path / "sealed"
 
     async def body() -> None:
-        async with opened(path, KEY) as runtime:
+        async with Runtime(path, master_key=KEY) as runtime:
             await converse(runtime)
-        async with opened(path, KEY) as runtime:
+        async with Runtime(path, master_key=KEY) as runtime:
             session = Session(runtime, "secret-session")
             messages = await session.messages()
             assert messages[0].text == "secret-question"
@@ -133,16 +129,16 @@ def test_a_sealed_store_gives_all_of_it_back(tmp_path: Path, run_in_real_time: G
 
     run_in_real_time(body)
 
-    with Archive(open_store(path, master_key=KEY, readonly=True)) as archive:
+    with Archive.open(path, master_key=KEY.hex()) as archive:
         assert [run.status for run in archive.runs("secret-session")][-2:] == ["failed", "interrupted"]
         assert archive.head("secret-deleted") is None
 
 
 def test_a_runtime_without_the_right_key_does_not_begin(tmp_path: Path, run_in_real_time: Go) -> None:
     async def body() -> None:
-        async with opened(tmp_path / "sealed", KEY) as runtime:
+        async with Runtime(tmp_path / "sealed", master_key=KEY) as runtime:
             await Session(runtime, "a").add_message("user", "hello")
-        async with opened(tmp_path / "plain", None) as runtime:
+        async with Runtime(tmp_path / "plain") as runtime:
             await Session(runtime, "a").add_message("user", "hello")
         for path, key, told in (
             ("sealed", NEXT_KEY, "sealed with the master key"),
@@ -150,11 +146,54 @@ def test_a_runtime_without_the_right_key_does_not_begin(tmp_path: Path, run_in_r
             ("plain", KEY, "holds content that is not sealed"),
         ):
             with pytest.raises(WrongKey, match=told):
-                async with opened(tmp_path / path, key):
+                async with Runtime(tmp_path / path, master_key=key):
                     pass
-        async with opened(tmp_path / "sealed", KEY) as runtime:
+        async with Runtime(tmp_path / "sealed", master_key=KEY) as runtime:
             assert await Session(runtime, "a").message_count() == 1
-        async with opened(tmp_path / "plain", None) as runtime:
+        async with Runtime(tmp_path / "plain") as runtime:
             assert await Session(runtime, "a").message_count() == 1
 
     run_in_real_time(body)
+
+
+def test_a_master_key_that_cannot_be_one_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a master key as text is 64 hex digits"):
+        Runtime(tmp_path / "store", master_key="sesame")
+    with pytest.raises(ValueError, match="a master key has 32 bytes"):
+        Runtime(tmp_path / "store", master_key=b"sesame")
+
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_sealed_store_can_have_its_writer_in_a_process_of_its_own(tmp_path: Path, run_in_real_time: Go) -> None:
+    path = tmp_path / "sealed"
+
+    async def body() -> None:
+        async with Runtime(path, master_key=KEY, writer="process") as runtime:
+            await converse(runtime)
+            assert await Session(runtime, "secret-session").message_count() > 50
+
+    run_in_real_time(body)
+
+    assert readable(path) == set()
+
+
+def test_after_rotate_a_runtime_needs_the_new_key(tmp_path: Path, run_in_real_time: Go) -> None:
+    path = tmp_path / "sealed"
+
+    async def body() -> None:
+        async with Runtime(path, master_key=KEY) as runtime:
+            await converse(runtime)
+        with contextlib.closing(SealedStore(LmdbStore(path), KEY)) as store:
+            store.rotate(NEXT_KEY)
+            store.renew()
+            assert store.rewrite() >= 4
+        with pytest.raises(WrongKey):
+            Archive.open(path, master_key=KEY)
+        async with Runtime(path, master_key=NEXT_KEY) as runtime:
+            assert (await Session(runtime, "secret-session").messages())[0].text == "secret-question"
+            assert runtime.store.damage.list() == []
+
+    run_in_real_time(body)
+
+    assert readable(path) == set()
