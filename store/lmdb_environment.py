@@ -4,6 +4,7 @@ Read transactions live only inside a call: one that stays open keeps every later
 grew from 24 to 461 MB in our measurement. All of LMDB's errors become ours here and in lmdb_directory.py.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 import lmdb
 
-from .errors import StoreFull, StoreUnavailable
+from .errors import StoreError, StoreFull, StoreUnavailable
 from .lmdb_directory import open_environment, read_error, write_error
 
 __all__ = ["Environment"]
@@ -38,9 +39,12 @@ class Environment:
         self._sync = sync
         self._pid = os.getpid()
         self._env: lmdb.Environment | None = None
+        self._map_size_bytes = 0
+        self._broken = False
 
     def open(self, map_size_bytes: int) -> None:
         """Open it, and create it first unless `readonly`; raises as open_environment does."""
+        self._map_size_bytes = map_size_bytes
         self._env = self._open(map_size_bytes)
 
     def _open(self, map_size_bytes: int) -> lmdb.Environment:
@@ -113,21 +117,38 @@ class Environment:
 
     @property
     def is_open(self) -> bool:
-        return self._env is not None
+        """False before `open` and after `close`."""
+        return self._env is not None or self._broken
 
     def close(self) -> None:
         """Give it back; in a forked child do nothing, as it is the parent's."""
         if self.forked:
             return
         with self.viewing:
-            env, self._env = self._env, None
+            env, self._env, self._broken = self._env, None, False
             if env is not None:
                 env.close()
 
     def _opened(self) -> lmdb.Environment:
         if self._env is None:
-            raise StoreUnavailable(f"the store {str(self._path)!r} is closed")
+            with self.viewing:
+                if not self._broken:
+                    raise StoreUnavailable(f"the store {str(self._path)!r} is closed")
+                self._env = self._open(self._map_size_bytes)
+                self._broken = False
         return self._env
+
+    def _renew(self, env: lmdb.Environment) -> None:
+        """Open it anew: LMDB refuses all else, for ever, after a failed write of the meta page or a failed remapping.
+
+        Where the disk does not allow it yet, each later call tries again.
+        """
+        with self.viewing:
+            self._env = None
+            self._broken = True
+            env.close()
+            with contextlib.suppress(StoreError):
+                self._opened()
 
     def _transact(self, env: lmdb.Environment, work: Callable[["lmdb.Transaction[bytes]"], T]) -> T:
         transaction_id = 0
@@ -149,6 +170,8 @@ class Environment:
             ) from error
         except lmdb.Error as error:
             uncertain = transaction_id != 0 and self._may_be_stored(env, transaction_id)
+            if uncertain:
+                self._renew(env)
             raise write_error(error, self._path, uncertain=uncertain) from error
         return result
 
@@ -174,14 +197,12 @@ class Environment:
 
     def _remap(self, env: lmdb.Environment, size_bytes: int) -> None:
         """Give the map another size; `viewing` is held by the caller. StoreFull leaves it as it was."""
-        before_bytes = env.info()["map_size"]
         try:
             env.set_mapsize(size_bytes)
+            self._map_size_bytes = env.info()["map_size"]
         except lmdb.Error as error:
             # LMDB has let go of the old map by now, and any further call on this environment would be a segfault.
-            self._env = None
-            env.close()
-            self._env = self._open(before_bytes)
+            self._renew(env)
             raise StoreFull(
                 f"the store {str(self._path)!r} has no address space to grow to {size_bytes} bytes ({error}); "
                 "nothing was stored: raise the process's limit (ulimit -v)"
