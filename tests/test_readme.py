@@ -8,6 +8,8 @@ from pathlib import Path
 import anyio.from_thread
 import pytest
 
+from callboard import WrongKey
+from callboard.store import LmdbStore, SealedStore
 from callboard.testing import FakeUpstream
 
 README = Path(__file__).parent.parent / "README.md"
@@ -88,3 +90,15 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     makefile = (README.parent / "Makefile").read_text()
 
     assert {target for target in targets if not re.search(rf"^{target}\b.*:", makefile, re.MULTILINE)} == set()
+
+
+def test_the_keys_of_a_sealed_store_change_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"old_key": bytes(32), "new_key": bytes(range(32))}
+    SealedStore(LmdbStore("support.lmdb"), names["old_key"]).close()
+
+    exec(compile(_example("store.rotate(new_key)"), str(README), "exec"), names)
+
+    with pytest.raises(WrongKey):
+        SealedStore(LmdbStore("support.lmdb"), names["old_key"])
+    SealedStore(LmdbStore("support.lmdb"), names["new_key"]).close()
