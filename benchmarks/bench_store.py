@@ -30,7 +30,7 @@ have the figures, in the unit that the end of the name says. `cpu_us` is of the 
     last        the last 50 of 10 000 messages
     busy        100 committers on a loop that a task keeps busy with Python code, for 1 ms at a time; `short`: 0.1 ms,
                 less than the switch interval: such a loop drops the interpreter's lock often, and takes it back before
-                the committing thread has woken
+                the committing thread has woken; each also with a writer process
     ticker      how long the loop could not go on because of commits while 100 writers write (`store_ticker.py`)
     slow        `writers` with a millisecond added to each flush (`slow_flush.c`)
 """
@@ -120,7 +120,7 @@ class Run:
             self.failed |= {(one.name, row): "there is no C compiler" for one in there}
         for round_number in range(min(self._options.rounds, ROUNDS_OF.get(row, self._options.rounds))):
             # Another order each time: the first after a pause finds a slower clock, and a colder cache.
-            shift = round_number % len(there)
+            shift = round_number % max(len(there), 1)
             for system in (*there[shift:], *there[:shift]):
                 self._measure(system, row, row)
         for system in there:

@@ -5,11 +5,12 @@ committer had in the mean of that very round.
 """
 
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 
 import anyio
@@ -20,19 +21,20 @@ from system_process import Figures
 
 from callboard.runtime.committer import Committer
 from callboard.runtime.metrics import Metrics
+from callboard.runtime.switch_interval import SWITCH_INTERVAL_S
 from callboard.runtime.waking import current_backend
-from callboard.store.contract import Batch, Row, Table
+from callboard.store.contract import Batch, Row, Store, Table
 from callboard.store.errors import StoreError
 from callboard.store.lmdb_store import LmdbStore
+from callboard.store.process_store import ProcessStore
 
 __all__ = ["busy", "committers"]
 
 PADDING = b"x" * 314
 """With the sixteen digits before it half of a turn's 660 bytes."""
-SWITCH_INTERVAL_S = 0.0005
-"""What a runtime sets while it is open; here is none."""
 BUSY_STEPS_S = {"busy": 0.001, "busy_short": 0.0001}
 """How long the busy task runs until it lets others run."""
+BUSY_STORES: Mapping[str, Callable[[Path], Store]] = {"": LmdbStore, "_process": ProcessStore}
 
 
 class Committing:
@@ -64,7 +66,7 @@ class Committing:
 
         return call
 
-    def check(self, folder: Path) -> Figures:
+    def check(self, folder: Path) -> dict[str, int]:
         """Open the store anew, and count what is not as its receipts said."""
         store = LmdbStore(folder)
         lost = wrong = 0
@@ -82,12 +84,18 @@ def message_row(seq: int) -> Row:
 
 
 @asynccontextmanager
-async def serving(folder: Path, streams: int) -> AsyncGenerator[Committing]:
+async def serving(
+    folder: Path, streams: int, open_store: Callable[[Path], Store] = LmdbStore
+) -> AsyncGenerator[Committing]:
     """A committer on a new store, as a runtime has it."""
-    store = LmdbStore(folder)
-    committer = Committer(store, current_backend(), Metrics(), run=lambda function: function())
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    store = open_store(folder)
+    committer = Committer(
+        store,
+        current_backend(),
+        Metrics(),
+        run=lambda function: function(),
+        switch_interval_s=SWITCH_INTERVAL_S,
+    )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(committer.serve)
@@ -95,7 +103,6 @@ async def serving(folder: Path, streams: int) -> AsyncGenerator[Committing]:
             await committer.aclose()
             tasks.cancel_scope.cancel()
     finally:
-        sys.setswitchinterval(before_s)
         store.close()
 
 
@@ -119,20 +126,23 @@ async def committers(load: Load) -> Figures:
 
 
 async def busy(load: Load) -> Figures:
-    """100 committers on a loop that a task keeps busy with Python code."""
+    """100 committers on a loop that a task keeps busy with Python code; and the same with a writer process."""
     figures: Figures = {}
-    for name, step_s in BUSY_STEPS_S.items():
+    checked: Counter[str] = Counter()
+    for (name, step_s), (mode, open_store) in product(BUSY_STEPS_S.items(), BUSY_STORES.items()):
         with tempfile.TemporaryDirectory(dir=load.folder) as folder:
             done = Round()
-            async with serving(Path(folder), load.writers) as committing, anyio.create_task_group() as tasks:
+            async with (
+                serving(Path(folder), load.writers, open_store) as committing,
+                anyio.create_task_group() as tasks,
+            ):
                 tasks.start_soon(burn, step_s, checkpoint_of_loop())
                 callers = [committing.caller(number) for number in range(load.writers)]
-                done = await closed_loop(callers, seconds=load.seconds)
+                done = await closed_loop(callers, seconds=load.seconds / 2)
                 tasks.cancel_scope.cancel()
-            checked = committing.check(Path(folder))
-        figures |= {f"{name}_{figure}": value for figure, value in figures_of(done).items()}
-        figures |= {figure: figures.get(figure, 0) + value for figure, value in checked.items()}
-    return figures
+            checked.update(committing.check(Path(folder)))
+        figures |= {f"{name}{mode}_{figure}": value for figure, value in figures_of(done).items()}
+    return figures | checked
 
 
 async def burn(step_s: float, checkpoint: Callable[[], Awaitable[None]]) -> None:

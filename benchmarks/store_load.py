@@ -112,10 +112,6 @@ class Book:
         await conversations.add(session, texts)
         acknowledged[writer] += turns
 
-    def acknowledged(self, session: str) -> int:
-        """How many turns of all writers."""
-        return sum(self.turns.get(session, Counter()).values())
-
     async def compare(self, conversations: Conversations) -> Figures:
         """Read every session, and count what is not as it was acknowledged."""
         for session, turns in self.turns.items():

@@ -13,7 +13,7 @@ from closed_loop import Caller
 from messaging_load import alternating_us
 from store_committing import busy, committers
 from store_load import Conversations, Load, Measure
-from store_rows import FILL_TURNS, ConversationRows
+from store_rows import ConversationRows
 from store_ticker import ticker
 from system_process import Figures
 
@@ -57,6 +57,12 @@ async def opened(folder: Path) -> AsyncGenerator[Conversations]:
 
 
 @asynccontextmanager
+async def opened_with_writer_process(folder: Path) -> AsyncGenerator[Conversations]:
+    async with Runtime(folder / "sessions.lmdb", writer="process") as runtime:
+        yield OurSessions(runtime)
+
+
+@asynccontextmanager
 async def opened_in_memory(_folder: Path) -> AsyncGenerator[Conversations]:
     async with Runtime.in_memory() as runtime:
         yield OurSessions(runtime)
@@ -64,32 +70,29 @@ async def opened_in_memory(_folder: Path) -> AsyncGenerator[Conversations]:
 
 async def append(rows: ConversationRows, load: Load) -> Figures:
     """One append to a history of 10, 1 000 and 100 000 messages."""
-    histories = {
-        "append_10_us": ([f"short-{number}" for number in range(SHORT_SESSIONS)], 5),
-        "append_1000_us": ([f"middle-{number}" for number in range(MIDDLE_SESSIONS)], 500),
-        "append_100000_us": (["long"], load.long // 2),
-    }
+    short = {f"short-{number}": 5 for number in range(SHORT_SESSIONS)}
+    middle = {f"middle-{number}": 500 for number in range(MIDDLE_SESSIONS)}
+    long = {"long": load.long // 2}
     if await rows.begin("append", load):
-        for sessions, turns in histories.values():
-            for session in sessions:
-                while (missing := turns - rows.book.acknowledged(session)) > 0:
-                    await rows.book.fill(rows.conversations, session, turns=min(missing, 10 * FILL_TURNS))
+        await rows.make_ready(load, {**short, **middle, **long})
 
     async def appends(caller: Caller, times: int) -> None:
         for _ in range(times):
             await caller()
 
-    callers = {name: rows.book.caller(rows.conversations, 0, of) for name, (of, _) in histories.items()}
+    histories = {"append_10_us": short, "append_1000_us": middle, "append_100000_us": long}
+    callers = {name: rows.book.caller(rows.conversations, 0, list(sessions)) for name, sessions in histories.items()}
     return await alternating_us(load.seconds, {name: partial(appends, caller) for name, caller in callers.items()})
 
 
 def measures(_variant: str) -> Mapping[str, Measure]:
     """By row."""
-    rows = ConversationRows(opened, cold_turns_at_once=1)
+    rows = ConversationRows(opened, turn_by_turn=True)
+    openers = {"lmdb": opened, "process": opened_with_writer_process, "memory": opened_in_memory}
     return {
         **rows.measures(),
         "append": partial(append, rows),
-        "ticker": partial(ticker, {"lmdb": opened, "memory": opened_in_memory}),
+        "ticker": partial(ticker, openers),
         "committers": committers,
         "busy": busy,
     }

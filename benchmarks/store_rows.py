@@ -31,8 +31,7 @@ AGENTS = 20
 COLD_TURNS = 50
 LAST = 50
 LAST_TURNS = 5_000
-FILL_TURNS = 50
-"""So many turns are put at once where a history is only made ready."""
+IMPORT_TURNS = 50
 
 
 class ConversationRows:
@@ -41,13 +40,14 @@ class ConversationRows:
     Args:
         opener: of the system.
         sessions_max: for one that takes very long to make "1 000 sessions".
-        cold_turns_at_once: how many turns of the sessions that are to be activated cold are put at once.
+        turn_by_turn: whether histories are made ready as they come about, by a call a turn. Where a turn is stored the
+            same way whether it comes alone or not, that would only take longer.
     """
 
-    def __init__(self, opener: Opener, *, sessions_max: int | None = None, cold_turns_at_once: int = COLD_TURNS):
+    def __init__(self, opener: Opener, *, sessions_max: int | None = None, turn_by_turn: bool = False) -> None:
         self._opener = opener
         self._sessions_max = sessions_max
-        self._cold_turns_at_once = cold_turns_at_once
+        self._turns_at_once = 1 if turn_by_turn else IMPORT_TURNS
         self._row = ""
         self._stack = AsyncExitStack()
         self._folder = Path()
@@ -98,29 +98,27 @@ class ConversationRows:
         """All messages of each of 1 000 sessions of 100, none of which was looked at since the store was opened."""
         sessions = [f"session-{number}" for number in range(load.sessions)]
         if await self.begin("cold", load):
-            fills = [self._filling(session, COLD_TURNS, self._cold_turns_at_once) for session in sessions]
-            for first in range(0, len(fills), load.writers):
-                await together(fills[first : first + load.writers], times=1)
+            await self.make_ready(load, dict.fromkeys(sessions, COLD_TURNS))
         began_s = time.perf_counter()
         await self._reopen()
         open_s = time.perf_counter() - began_s
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         for session in sessions:
             messages = await self.conversations.messages(session)
             assert len(messages) == 2 * COLD_TURNS, f"{session} has {len(messages)} messages"
-        took_us = (time.perf_counter() - began_s) / len(sessions) * 1e6
+        took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
         await self._reopen()
         return {
             "reopen_ms": open_s * 1e3,
-            "cold_us": took_us,
+            "cold_us": took_s / len(sessions) * 1e6,
+            "cold_cpu_us": cpu_s / len(sessions) * 1e6,
             "cold_together_us": await self._read_together(sessions, readers=load.writers),
         }
 
     async def last(self, load: Load) -> Figures:
         """The last 50 of 10 000 messages, and of 100."""
         if await self.begin("last", load):
-            for session, turns in (("long", LAST_TURNS), ("short", LAST)):
-                await self._filling(session, turns, FILL_TURNS)()
+            await self.make_ready(load, {"long": LAST_TURNS, "short": LAST})
 
         async def read(session: str, times: int) -> None:
             for _ in range(times):
@@ -157,6 +155,21 @@ class ConversationRows:
         await self._open()
         return True
 
+    async def make_ready(self, load: Load, turns_of: Mapping[str, int]) -> None:
+        """Give each session so many turns more. A long history has many writers, so that they share commits."""
+        works: list[Callable[[], Awaitable[None]]] = []
+        for session, turns in turns_of.items():
+            writers = AGENTS if turns > COLD_TURNS else 1
+            works += [partial(self._fill, session, writer, turns // writers) for writer in range(writers)]
+        for first in range(0, len(works), load.writers):
+            await together(works[first : first + load.writers], times=1)
+
+    async def _fill(self, session: str, writer: int, turns: int) -> None:
+        while turns > 0:
+            at_once = min(turns, self._turns_at_once)
+            await self.book.fill(self.conversations, session, writer=writer, turns=at_once)
+            turns -= at_once
+
     async def _open(self) -> None:
         self._stack = AsyncExitStack()
         self.conversations = await self._stack.enter_async_context(self._opener(self._folder))
@@ -164,13 +177,6 @@ class ConversationRows:
     async def _reopen(self) -> None:
         await self._stack.aclose()
         await self._open()
-
-    def _filling(self, session: str, turns: int, at_once: int) -> Callable[[], Awaitable[None]]:
-        async def fill() -> None:
-            for _ in range(turns // at_once):
-                await self.book.fill(self.conversations, session, turns=at_once)
-
-        return fill
 
     async def _read_together(self, sessions: Sequence[str], *, readers: int) -> float:
         async def read(own: Sequence[str]) -> None:
