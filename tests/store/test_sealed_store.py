@@ -3,6 +3,8 @@
 The contract itself: tests/contracts. Keys that change: test_sealed_keys.py. Real conversations: tests/facade.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -422,3 +424,44 @@ def test_a_key_that_cannot_be_one_closes_the_store_beneath() -> None:
 
     with pytest.raises(StoreUnavailable, match="closed"):
         inner.load("a")
+
+
+# Without the extra.
+
+
+def python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+def test_without_its_package_a_sealed_store_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["cryptography"] = None
+from callboard.store import MemoryStore, SealedStore, StoreUnavailable
+inner = MemoryStore()
+try:
+    SealedStore(inner, "5e" * 32)
+except ModuleNotFoundError as error:
+    print(error)
+try:
+    inner.claim()
+except StoreUnavailable as error:
+    print(error)
+"""
+
+    assert python(program).splitlines() == [
+        "a sealed store needs the package `cryptography`: pip install 'callboard[encryption]'",
+        "the memory store is closed",
+    ]
+
+
+def test_a_plain_store_never_imports_the_package() -> None:
+    program = """
+import sys, tempfile, callboard
+from callboard.store import SealedStore, open_store
+open_store(tempfile.mkdtemp()).close()
+print([name for name in sys.modules if name.startswith("cryptography")])
+"""
+
+    assert python(program) == "[]"
