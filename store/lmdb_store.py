@@ -47,7 +47,7 @@ SYNC_INTERVAL_S = 1.0
 CHECKPOINT_BATCHES = 1000
 """Moved into rows by one transaction of `checkpoint`."""
 READER_LOG_BYTES_MAX = 64 << 20
-"""A reader that has taken over more of the log than this begins anew with what is left of it."""
+"""A reader that has taken over so much more of the log than there was begins anew with what is left of it."""
 
 _log = logging.getLogger("callboard.store")
 
@@ -95,8 +95,9 @@ class LmdbStore:
         self._log_bytes_max = log_bytes_max
         self._writing = Lock()
         self._log = Log()
+        self._log_bytes_read_max = READER_LOG_BYTES_MAX
         self._round: Round | None = None
-        self._stale = False  # True after a commit that may have been stored: only the disk knows
+        self._stale = False  # True after a write that may have been stored: only the disk knows
         self._synced_at_s = time.monotonic()
         self._commits = self._batches = self._refused = self._checkpoints = 0
         self._lock: WriterLock | None = None
@@ -256,16 +257,19 @@ class LmdbStore:
         Returns: the segments that cannot be read.
         """
         trimmed = int.from_bytes(txn.get(keys.LAST_TRIMMED) or b"", "big")
-        if trimmed > self._log.last_segment or self._log.size_bytes > READER_LOG_BYTES_MAX:
+        anew = trimmed > self._log.last_segment or self._log.size_bytes > self._log_bytes_read_max
+        if anew:
             self._log = Log(last_segment=trimmed)  # what we missed is in the rows by now
         damaged: dict[bytes, bytes] = {}
         for number, value in read_segments(txn, self._log.last_segment):
             try:
-                self._log.replay(decode_segment(value, number=number), partial(stored_guard, txn))
+                self._log.replay(decode_segment(value, number=number), partial(read_number, txn))
             except Corrupt as error:
                 self.damage.report(error.where, error.reason)
                 damaged[keys.segment_key(number)] = value
             self._log.add_segment(number, len(value))
+        if anew:  # a log that is larger than the bound must not be read anew each time
+            self._log_bytes_read_max = self._log.size_bytes + READER_LOG_BYTES_MAX
         self._log.streams = int.from_bytes(txn.get(keys.LAST_STREAM) or b"", "big")
         return damaged
 
@@ -294,7 +298,8 @@ class LmdbStore:
             self._log.undo()
             if self._round is not None:
                 self._round.rest()
-            self._stale = isinstance(error, StoreError) and error.uncertain
+            # Also where it was broken off, as by Ctrl-C: that may come between LMDB's commit and our knowing of it.
+            self._stale = not isinstance(error, StoreError) or error.uncertain
             raise
 
     def _write(self, batches: Sequence[Batch]) -> tuple[list[Refusal | None], int]:
@@ -390,12 +395,12 @@ class LmdbStore:
             _log.warning(
                 "closed with %d bytes in the log, which the next opening replays: %s", self._log.size_bytes, error
             )
-        try:
-            with self._writing:
+        with self._writing:
+            try:
                 if not self._sync:
                     self._environment.sync()
-        finally:
-            self._give_back()
+            finally:
+                self._give_back()
 
     def _give_back(self) -> None:
         self._environment.close()

@@ -46,6 +46,7 @@ class Stream:
     _erased_at: int = -1
     _tables: dict[Table, Overlay] | None = None
     _seen: int = 0
+    _dropped: int = 0
 
     @property
     def erased(self) -> bool:
@@ -86,10 +87,12 @@ class Stream:
         """The first `count` batches are in the rows now."""
         del self.batches[:count]
         self._erased_at = max(self._erased_at - count, -1)
-        if self.batches:
-            self._seen = max(self._seen - count, 0)  # what was laid stays: it is in the rows as well, and no newer
-        else:
-            self.head, self._tables, self._seen = None, None, 0
+        self._seen = max(self._seen - count, 0)  # what was laid may stay: it is in the rows as well, and no newer
+        self._dropped += count
+        if self._dropped > len(self.batches):  # not for ever, or a stream that never rests is held in memory whole
+            self._tables, self._seen, self._dropped = None, 0, 0
+        if not self.batches:
+            self.head = None
 
 
 class Log:
@@ -207,14 +210,17 @@ class Log:
                 self._index.put(stream.number, batch)
         self._begin_anew()
 
-    def replay(self, batches: Sequence[Batch], stored: Callable[[str], Guard | None]) -> None:
-        """Take over what a segment of the log holds, in order; it was accepted when it was written."""
+    def replay(self, batches: Sequence[Batch], number_of: Callable[[str], int | None]) -> None:
+        """Take over what a segment of the log holds, in order; it was accepted when it was written.
+
+        Of what is stored only the streams' numbers are asked for: a guard that cannot be read keeps nothing back.
+        """
         for batch in batches:
             stream = self._known.get(batch.stream)
             if stream is None:
-                guard = stored(batch.stream)
-                assert guard is not None, "a stream's name is stored with its first batch"
-                stream = self._known[batch.stream] = Stream(batch.stream, *guard)
+                number = number_of(batch.stream)
+                assert number is not None, "a stream's name is stored with its first batch"
+                stream = self._known[batch.stream] = Stream(batch.stream, number, 0, 0)
             stream.epoch, stream.version = batch.epoch, batch.version + 1
             if not stream.batches:
                 self._tails[stream.name] = stream

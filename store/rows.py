@@ -147,7 +147,9 @@ class StoredRows:
 
     def _keep(self, value: bytes) -> LargeValue:
         large = LargeValue(hashlib.blake2b(value, digest_size=32).digest())
-        self._txn.put(keys.blob_key(large.hash), frame(value), overwrite=False)
+        framed = frame(value)
+        if self._txn.get(keys.blob_key(large.hash)) != framed:  # not there yet, or rotten: these bytes are sound
+            self._txn.put(keys.blob_key(large.hash), framed)
         self._count_reference(large, 1)
         return large
 

@@ -1,4 +1,4 @@
-"""The interpreter's switch interval is the shortest that anybody holds, and afterwards what it was, or what others set."""
+"""The switch interval is the shortest that anybody holds, and afterwards what it was, or what somebody else set."""
 
 import sys
 from collections.abc import Generator
