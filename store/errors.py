@@ -7,6 +7,7 @@ CallboardError
 │  ├─ Conflict                   the state is not the version that the batch was built on
 │  ├─ Corrupt                    bytes on disk that are not a record of ours
 │  ├─ NewerFormat                written by a newer callboard
+│  ├─ OlderFormat                written by an older one: to be migrated
 │  ├─ StoreFull                  no space: nothing of the transaction was stored
 │  ├─ StoreLocked                another process writes to this directory
 │  ├─ StoreUnavailable           the directory or the disk does not answer as it should
@@ -20,6 +21,7 @@ __all__ = [
     "Corrupt",
     "Fenced",
     "NewerFormat",
+    "OlderFormat",
     "StoreError",
     "StoreFull",
     "StoreLocked",
@@ -74,6 +76,10 @@ class Corrupt(StoreError):
 
 class NewerFormat(StoreError):
     """Written by a newer callboard than this one. Nothing was changed; upgrade callboard to read it."""
+
+
+class OlderFormat(StoreError):
+    """Written by an older callboard, in a format that has to be migrated first. Nothing was changed."""
 
 
 class StoreFull(StoreError):

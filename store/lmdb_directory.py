@@ -15,7 +15,7 @@ from pathlib import Path
 import lmdb
 
 from . import keys
-from .errors import Corrupt, NewerFormat, StoreError, StoreFull, StoreUnavailable
+from .errors import Corrupt, NewerFormat, OlderFormat, StoreError, StoreFull, StoreUnavailable
 from .lmdb_file import check_whole
 from .writer_lock import WriterLock
 
@@ -106,6 +106,7 @@ def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
 
     Raises:
         NewerFormat: a newer callboard wrote it.
+        OlderFormat: an older one did.
         Corrupt: it belongs to some other program.
     """
     data = txn.get(keys.FORMAT)
@@ -119,6 +120,11 @@ def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
     if version > FORMAT_VERSION:
         raise NewerFormat(
             f"the store {str(path)!r} has format {version}, and this callboard reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    if version < FORMAT_VERSION:
+        raise OlderFormat(
+            f"the store {str(path)!r} has format {version}, of an older callboard: callboard store migrate --store "
+            f"{path} brings it to format {FORMAT_VERSION} and keeps the old file"
         )
     return True
 
