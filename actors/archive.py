@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 from msgspec import Struct
 
-from ..store.contract import Index, Store, Table
+from ..store.contract import Head, Index, Store, Table
 from ..store.damage import DamageLog
 from ..store.errors import Corrupt
 from ..store.opening import open_store
@@ -37,7 +37,7 @@ from .session_records import (
     stream_of,
 )
 
-__all__ = ["Archive", "SessionPage"]
+__all__ = ["Archive", "SessionPage", "read_head"]
 
 T = TypeVar("T")
 
@@ -96,10 +96,7 @@ class Archive:
         Raises:
             Corrupt, NewerFormat: it cannot be read.
         """
-        stored = self._store.load(stream_of(session_id))
-        if stored is None or not stored.head:
-            return None
-        return HEAD_CODEC.decode(stored.head, where=f"head of session {session_id!r}")
+        return read_head(session_id, self._store.load(stream_of(session_id)))
 
     def messages(self, session_id: str, *, limit: int | None = None, before_seq: int | None = None) -> list[Message]:
         """The latest messages, or those before `before_seq`; oldest first, at most `limit`. [] for no session.
@@ -242,6 +239,13 @@ class Archive:
             except Corrupt as error:
                 self._store.damage.report(error.where, error.reason)
         return records
+
+
+def read_head(session_id: str, stored: Head | None) -> SessionHead | None:
+    """The head of a session as its stream has it; None where there is none. Raises as `Archive.head`."""
+    if stored is None or not stored.head:
+        return None
+    return HEAD_CODEC.decode(stored.head, where=f"head of session {session_id!r}")
 
 
 def _messages_of(key: bytes, session_id: str) -> str:

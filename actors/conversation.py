@@ -230,7 +230,7 @@ def _plain(value: Any) -> Message | None:
         size_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         return None
-    return Message(role=role, content=text) if size_bytes <= _PLAIN_BYTES_MAX else None
+    return Message(role=cast("Role", role), content=text) if size_bytes <= _PLAIN_BYTES_MAX else None
 
 
 def _checked_iterable(values: object) -> Iterable[object]:

@@ -33,7 +33,7 @@ from .session_records import (
 __all__ = ["Change", "Ledger", "RunEnd"]
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """What `Context.stage` takes, and the ids of the runs that end with it."""
 
     head: bytes

@@ -11,6 +11,7 @@ interrupted.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from ..runtime.context import Context, Ticket
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned
 from ..store.errors import Corrupt
-from .archive import Archive
+from .archive import Archive, read_head
 from .errors import Busy, InvalidTransition, StaleTurn, TooLarge, UnknownRun, UnknownSession
 from .history import History
 from .ledger import Ledger, RunEnd
@@ -92,7 +93,7 @@ class SessionActor(Actor):
 
     def load(self, context: Context) -> None:
         self.archive = Archive(context.store)
-        head = self.archive.head(self.id.key)
+        head = read_head(self.id.key, context.stored)
         self.history = History(self.archive, self.id.key, durable_count=head.message_count if head is not None else 0)
         # What everybody sees: head and history as of the last durable commit.
         self.visible: SessionHead | None = head
@@ -400,15 +401,14 @@ class SessionActor(Actor):
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
         self._head_bytes = len(change.head)
         # Of now: a delete may put others in their places.
-        head, history, ended = self.ledger.head, self.history, change.ended
+        context.after_commit(partial(self._durable, self.ledger.head, self.history, change.ended))
 
-        def durable() -> None:
-            self.visible, self.visible_history = head, history
-            history.durable(head.message_count if head is not None else 0)
-            for run_id in ended:
-                self.ledger.ended.pop(run_id, None)
-
-        context.after_commit(durable)
+    def _durable(self, head: SessionHead | None, history: History, ended: tuple[str, ...]) -> None:
+        """This head, and so many messages of this history, are what everybody sees now."""
+        self.visible, self.visible_history = head, history
+        history.durable(head.message_count if head is not None else 0)
+        for run_id in ended:
+            self.ledger.ended.pop(run_id, None)
 
 
 def _entry_id(message: Append) -> str:

@@ -116,7 +116,7 @@ class TurnRevoked(Request[None], frozen=True):
     session_id: str
 
 
-class Append(Request[list[Message]], frozen=True):
+class Append(Request[list[Message]], frozen=True, gc=False):
     """Put messages at the end of history, as a turn of its own. Answered with them as stored.
 
     `number` tells it from all others that may wait for their turn, see `ids.new_number`.

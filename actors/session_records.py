@@ -55,14 +55,14 @@ ROW_MESSAGES_MAX = 32
 """Messages in one row. More in a row would have to be read for a few of them; a turn with more writes several rows."""
 
 
-class OpenTurn(Struct, frozen=True):
+class OpenTurn(Struct, frozen=True, gc=False):
     """The turn that runs: its number is the fence, its run the one that it was granted to."""
 
     number: int
     run_id: str
 
 
-class SessionDefaults(Struct, frozen=True):
+class SessionDefaults(Struct, frozen=True, gc=False):
     """What a session is created with, by the first write that finds none."""
 
     owner: str | None = None
@@ -70,7 +70,7 @@ class SessionDefaults(Struct, frozen=True):
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="session"):
+class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="session"):
     """All about a session but its content. Times in milliseconds since 1970, UTC.
 
     Attributes:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from ..store.errors import StoreError
 from .envelope import Delivery
 from .errors import Failed, Unknown
@@ -32,18 +34,13 @@ class Output(Protocol):
         ...
 
 
-class HeldReply:
+class HeldReply(Struct, eq=False):
     """An answer, or an error as the answer. `begun_before`: an earlier handler may have stored some of the request."""
 
-    __slots__ = ("begun_before", "delivery", "error", "value")
-
-    def __init__(
-        self, delivery: Delivery, value: Any, error: BaseException | None, *, begun_before: bool = False
-    ) -> None:
-        self.delivery = delivery
-        self.value = value
-        self.error = error
-        self.begun_before = begun_before
+    delivery: Delivery
+    value: Any
+    error: BaseException | None
+    begun_before: bool = False
 
     def release(self) -> None:
         self.delivery.settle(self.value, self.error)
@@ -52,16 +49,13 @@ class HeldReply:
         self.delivery.settle(None, commit_failure(error, begun_before=self.begun_before))
 
 
-class HeldCall:
+class HeldCall(Struct, eq=False):
     """A message to be sent or a call to be made; dropped where its commit failed."""
 
-    __slots__ = ("_action",)
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
+    action: Callable[[], None]
 
     def release(self) -> None:
-        self._action()
+        self.action()
 
     def refuse(self, error: StoreError) -> None:
         pass
@@ -90,13 +84,10 @@ def commit_failure(error: StoreError, *, begun_before: bool = False) -> Failed |
     return failure
 
 
-class Gate:
-    """The outputs of one actor that wait for its commits in flight."""
+class Gate(Struct, eq=False):
+    """The outputs of one actor that wait for its commits in flight. A Struct, as one is made for each lone commit."""
 
-    __slots__ = ("_pending",)
-
-    def __init__(self) -> None:
-        self._pending: list[list[Output]] = []  # a few at most, so a list, which is a tenth of a deque
+    _pending: list[list[Output]] = []  # a few at most, so a list, which is a tenth of a deque
 
     def __len__(self) -> int:
         """How many batches are in flight."""

@@ -18,9 +18,9 @@ FORKS = """
 import os
 from callboard.actors.ids import new_id, new_number
 child = os.fork()
-print(new_number(), new_id("run", 1), flush=True)
 if child:
     os.waitpid(child, 0)
+print(new_number(), new_id("run", 1), flush=True)
 """
 
 
