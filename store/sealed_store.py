@@ -48,7 +48,8 @@ _NAMES_MAX = 16384
 class SealedStore:
     """See contract.py for the guarantees, the module's text for the keys.
 
-    One thing differs: entries of REMINDER_DUE with the same time come in an order of their own.
+    Two things differ: entries of REMINDER_DUE with the same time come in an order of their own; and an index value of
+    more than some 350 bytes is stored apart, so that who reads while it is replaced may miss it.
 
     Args:
         inner: the store beneath, empty or sealed. It belongs to this one from now on, and is closed with it; also where
@@ -97,6 +98,7 @@ class SealedStore:
         self._sealing = Sealing(self._stored_keyring(), self.inner.damage, reload=self._stored_keyring)
         self._rows = SealedRows(self.inner, self._sealing)
         self._name_of = lru_cache(_NAMES_MAX)(self._read_name)
+        self._naming = Lock()
         self._named: dict[str, str | None] = {}
         self._ordered: list[str] = []
         self._indexes = SealedIndexes(self.inner, self._sealing, name_of=self._name_or_none)
@@ -156,13 +158,14 @@ class SealedStore:
     def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
         keys.check_limit(limit)
         # Beneath they are in another order. No stream is ever taken away, so that those of the last call still stand.
-        if self.statistics().streams != len(self._named):
-            for pseudonym in self.inner.streams():
-                if pseudonym != KEYRING_STREAM and pseudonym not in self._named:
-                    self._named[pseudonym] = self._name_or_none(pseudonym)
-            self._ordered = sorted((name for name in self._named.values() if name is not None), key=str.encode)
-        first = bisect_right(self._ordered, after.encode(), key=str.encode)
-        return self._ordered[first : None if limit is None else first + limit]
+        with self._naming:
+            if self.statistics().streams != len(self._named):
+                for pseudonym in self.inner.streams():
+                    if pseudonym != KEYRING_STREAM and pseudonym not in self._named:
+                        self._named[pseudonym] = self._name_or_none(pseudonym)
+                self._ordered = sorted((name for name in self._named.values() if name is not None), key=str.encode)
+            first = bisect_right(self._ordered, after.encode(), key=str.encode)
+            return self._ordered[first : None if limit is None else first + limit]
 
     def entries(self, stream: str) -> list[IndexRow]:
         check_name(stream)

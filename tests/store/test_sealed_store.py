@@ -298,6 +298,22 @@ def test_hits_of_a_stream_whose_head_does_not_open_are_left_out_and_reported() -
     assert len(places(again)) == 1
 
 
+def test_streams_lists_true_names_in_their_order_and_leaves_out_what_does_not_open() -> None:
+    inner = MemoryStore(keep_history=True)
+    store = SealedStore(inner, KEY)
+    store.commit([Batch(name, 1, 0) for name in ("b", "d", "a", "c")])
+    overwrite(store, inner.committed[-1][0].stream, head=b"broken")
+
+    again = SealedStore(inner.reopened(), KEY)
+    before = again.streams(limit=2)
+    again.commit([Batch("aa", 1, 0), Batch("d", 1, 1, erase=True)])
+
+    assert before == ["a", "c"]
+    assert again.streams() == ["a", "aa", "c", "d"]
+    assert again.streams(after="aa", limit=1) == ["c"]
+    assert len(places(again)) == 1
+
+
 # Order and ranges, where they are not those of the store beneath.
 
 
