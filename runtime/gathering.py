@@ -1,7 +1,8 @@
 """Which batches the next transaction takes, of all that wait. Pure.
 
 In order of arrival, as long as one transaction takes all. Where it does not, each stream gets its turn: one that stages
-much must not make the others wait for all of it. The batches of one stream never change their order.
+much, or large batches, must not make the others wait for all of it. So the streams that a transaction had no room for
+come first in the next one. The batches of one stream never change their order.
 """
 
 from collections import Counter, deque
@@ -64,14 +65,24 @@ class Gathering:
         except BaseException:
             group.clear()  # they still wait
             raise
-        taken = Counter(batch.stream for batch, _, _ in group)
-        rest: deque[Entry] = deque()
-        for entry in self.waiting:
-            if taken[entry[0].stream] > 0:
-                taken[entry[0].stream] -= 1
+        self._take_out(Counter(batch.stream for batch, _, _ in group))
+
+    def _take_out(self, taken: Counter[str]) -> None:
+        """Of each stream as many are gone; those of streams that had none come to the front."""
+        passed_over: list[Entry] = []
+        served: list[Entry] = []
+        for entry in islice(self.waiting, WINDOW):
+            stream = entry[0].stream
+            if stream not in taken:
+                passed_over.append(entry)
+            elif taken[stream] > 0:
+                taken[stream] -= 1
             else:
-                rest.append(entry)
-        self.waiting = rest
+                served.append(entry)
+        for _ in range(min(WINDOW, len(self.waiting))):
+            self.waiting.popleft()
+        self.waiting.extendleft(reversed(served))
+        self.waiting.extendleft(reversed(passed_over))
 
     @staticmethod
     def _take(entries: deque[Entry], group: list[Entry]) -> bool:
