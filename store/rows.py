@@ -11,7 +11,8 @@ Source: content-addressed storage as in Venti (Quinlan and Dorward, FAST 2002).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import lmdb
 
@@ -64,10 +65,7 @@ class StoredRows:
                 rows = self._rows_of(table, chunk_key, cursor.value())
                 if rows and (rows[0][0] < start or (stop is not None and rows[-1][0] >= stop)):
                     rows = [row for row in rows if row[0] >= start and (stop is None or row[0] < stop)]
-                for key, value in reversed(rows) if newest_first else rows:
-                    content = self._content(table, key, value) if isinstance(value, LargeValue) else value
-                    if content is not None:
-                        yield key, content
+                yield from self._contents(table, rows, newest_first=newest_first)
                 if newest_first and chunk_key <= prefix + start:
                     return
                 found = (cursor.prev() if newest_first else cursor.next()) and cursor.key().startswith(prefix)
@@ -134,7 +132,16 @@ class StoredRows:
             self._damage.report(error.where, error.reason)
             return []
 
-    def _content(self, table: Table, key: bytes, value: LargeValue) -> bytes | None:
+    def _contents(self, table: Table, rows: list[Stored], *, newest_first: bool) -> Iterable[tuple[bytes, bytes]]:
+        """The rows of a chunk with their values; a large row is in a chunk by itself."""
+        if rows and isinstance(rows[0][1], LargeValue):
+            content = self._content(table, *rows[0])
+            return [(rows[0][0], content)] if content is not None else []
+        plain = cast("list[tuple[bytes, bytes]]", rows)
+        return reversed(plain) if newest_first else plain
+
+    def _content(self, table: Table, key: bytes, value: bytes | LargeValue) -> bytes | None:
+        assert isinstance(value, LargeValue)
         where = f"large value of {place(self._name, table, key)}"
         stored = self._txn.get(keys.blob_key(value.hash))
         try:
