@@ -53,6 +53,7 @@ __all__ = [
     "check_export",
     "export_store",
     "import_store",
+    "read_rows",
 ]
 
 EXPORT_FORMAT = 1
@@ -194,7 +195,7 @@ def _export_stream(store: Store, name: str, told: Transferred) -> Iterator[bytes
     told.streams += 1
     for table in Table:
         codec = _row_codec(name, table)
-        for key, value in _rows(store, name, table):
+        for key, value in read_rows(store, name, table):
             yield _line(RowLine(table.name.lower(), key, **_value(value, codec)))
             told.rows += 1
     for entry in store.entries(name):
@@ -205,7 +206,8 @@ def _export_stream(store: Store, name: str, told: Transferred) -> Iterator[bytes
         raise Conflict(name, version=head.version, stored_version=after.version if after is not None else 0)
 
 
-def _rows(store: Store, name: str, table: Table) -> Iterator[tuple[bytes, bytes]]:
+def read_rows(store: Store, name: str, table: Table) -> Iterator[tuple[bytes, bytes]]:
+    """All rows of a table, a page at a time."""
     start = b""
     while page := store.scan(name, table, start=start, limit=PAGE):
         yield from page

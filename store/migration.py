@@ -123,7 +123,8 @@ def _copy_head(
     if len(guard) < _GUARD.size:
         raise Corrupt(f"guard of stream {name!r}", f"it has {len(guard)} bytes, not {_GUARD.size} or more")
     txn.put(name_key, number)
-    txn.put(keys.guard_key(stream), pack_guard(Head(*_GUARD.unpack_from(guard), guard[_GUARD.size :])))
+    epoch, version = _GUARD.unpack_from(guard)
+    txn.put(keys.guard_key(stream), pack_guard(Head(epoch, version, guard[_GUARD.size :])))
     prefix = keys.listed_prefix(stream)
     for key, _ in _range(source, prefix):
         index, value = Index(key[len(prefix)]), key[len(prefix) + 1 :]

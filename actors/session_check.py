@@ -1,0 +1,193 @@
+"""Every session of a store looked at: does each record decode, and do head, rows and index entries agree?
+
+The store's own check (store/lmdb_check.py) knows bytes; this one knows what they mean, and works on every store. What
+it can mend it mends with batches, as any writer would: index entries are made anew from the head, and a head that is
+lost or cannot be read from messages, runs and index entries. Metadata is then empty; the bytes of such a head are kept
+as an outcome of the name `damaged head`. Rows that cannot be read stay where they are: readers leave them out.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from ..runtime.context import ACTIVATION_BITS
+from ..runtime.reminder_records import REMINDER_CODEC, ReminderRecord, due_value
+from ..store.contract import Batch, Head, Index, IndexRow, Row, Store, Table
+from ..store.errors import Corrupt, NewerFormat
+from .message import Message
+from .run_record import RunRecord
+from .session_records import (
+    HEAD_CODEC,
+    MESSAGES_CODEC,
+    RUN_CODEC,
+    SPAN_CODEC,
+    STEP_CODEC,
+    SessionHead,
+    index_changes,
+    session_id_of,
+)
+from .transfer import IMPORTING, read_rows
+
+__all__ = ["DAMAGED_HEAD", "SessionFinding", "check_sessions", "repair_sessions"]
+
+DAMAGED_HEAD = b"damaged head"
+"""The key of the outcome row that keeps the bytes of a head that could not be read."""
+
+_NAMES_PAGE = 500
+
+
+class SessionFinding(Struct, frozen=True):
+    """Something that is not as it must be; `batch` makes it right, once it has an owner's epoch."""
+
+    where: str
+    reason: str
+    batch: Batch | None = None
+
+
+def check_sessions(store: Store) -> Iterator[SessionFinding]:
+    """What is wrong with the sessions. Lazy; nobody may write meanwhile.
+
+    Cost: reads and decodes every record.
+    """
+    names = store.streams(limit=_NAMES_PAGE)
+    while names:
+        for name in names:
+            session_id = session_id_of(name)
+            if session_id is not None:
+                yield from _Session(store, name, session_id).findings()
+        names = store.streams(after=names[-1], limit=_NAMES_PAGE)
+
+
+def repair_sessions(store: Store) -> list[SessionFinding]:
+    """Check, and mend what can be mended; what was found.
+
+    Raises:
+        StoreError: what comes before is mended; repair again.
+    """
+    epoch = store.claim() << ACTIVATION_BITS
+    found: list[SessionFinding] = []
+    for finding in check_sessions(store):
+        found.append(finding)
+        if finding.batch is not None:
+            batch = finding.batch
+            mend = Batch(batch.stream, epoch, batch.version, batch.head, batch.rows, batch.index_rows)
+            for refusal in store.commit([mend]):
+                if refusal is not None:
+                    raise refusal
+    return found
+
+
+class _Session:
+    """One session as it is read."""
+
+    def __init__(self, store: Store, stream: str, session_id: str) -> None:
+        self._store = store
+        self._stream = stream
+        self._id = session_id
+        self._what = f"session {session_id!r}"
+        self._count = self._last_seq = self._runs = self._last_turn = 0
+        self._times: list[int] = []
+        self._open_runs: list[RunRecord] = []
+        self._reminders: list[ReminderRecord] = []
+
+    def findings(self) -> Iterator[SessionFinding]:
+        try:
+            stored = self._store.load(self._stream)
+        except Corrupt as error:
+            yield SessionFinding(error.where, error.reason)
+            return
+        if stored is None:
+            return
+        yield from self._rows()
+        entries = {(entry.index, entry.value) for entry in self._store.entries(self._stream)}
+        if stored.head == IMPORTING:
+            yield SessionFinding(self._what, "its import was cut off: import it again with --existing skip")
+            return
+        if not stored.head:
+            if self._count or self._runs or entries:
+                yield self._new_head(stored, entries, "it has content and no head")
+            return
+        try:
+            head = HEAD_CODEC.decode(stored.head, where=f"head of {self._what}")
+        except NewerFormat as error:
+            yield SessionFinding(f"head of {self._what}", str(error))
+            return
+        except Corrupt as error:
+            yield self._new_head(stored, entries, error.reason)
+            return
+        if self._count != head.message_count or self._last_seq > head.message_count:
+            reason = f"{head.message_count} were stored; {self._count}, up to number {self._last_seq}, can be read"
+            yield SessionFinding(f"messages of {self._what}", reason)
+        changes = self._entry_changes(head, entries)
+        if changes:
+            reason = f"{len(changes)} of its index entries are missing or too many"
+            yield SessionFinding(self._what, reason, Batch(self._stream, 0, stored.version, index_rows=changes))
+
+    def _rows(self) -> Iterator[SessionFinding]:
+        codecs = {
+            Table.MESSAGE: MESSAGES_CODEC,
+            Table.RUN: RUN_CODEC,
+            Table.SPAN: SPAN_CODEC,
+            Table.STEP: STEP_CODEC,
+            Table.REMINDER: REMINDER_CODEC,
+        }
+        for table, codec in codecs.items():
+            for key, value in read_rows(self._store, self._stream, table):
+                where = f"{table.name.lower()} {key.hex()} of {self._what}"
+                try:
+                    record = codec.decode(value, where=where)
+                except Corrupt as error:
+                    yield SessionFinding(where, error.reason)
+                except NewerFormat as error:
+                    yield SessionFinding(where, str(error))
+                else:
+                    self._note(record)
+
+    def _note(self, record: object) -> None:
+        if isinstance(record, list):
+            for message in record:  # pyright: ignore[reportUnknownVariableType] -- of messages: no other codec has lists
+                if isinstance(message, Message):
+                    self._count += 1
+                    self._last_seq = max(self._last_seq, message.seq)
+                    self._times.append(message.created_at_ms)
+                    self._times = [min(self._times), max(self._times)]
+        elif isinstance(record, RunRecord):
+            self._runs += 1
+            self._last_turn = max(self._last_turn, record.turn)
+            if record.is_open:
+                self._open_runs.append(record)
+        elif isinstance(record, ReminderRecord):
+            self._reminders.append(record)
+
+    def _entry_changes(self, head: SessionHead, present: set[tuple[Index, bytes]]) -> tuple[IndexRow, ...]:
+        wanted = {(entry.index, entry.value) for entry in index_changes(None, head)}
+        open_ids = {*head.open_runs, *((head.open_turn.run_id,) if head.open_turn is not None else ())}
+        wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in open_ids}
+        wanted |= {(Index.REMINDER_DUE, due_value(record)) for record in self._reminders}
+        gone = [IndexRow(index, value, present=False) for index, value in sorted(present - wanted)]
+        return (*gone, *(IndexRow(index, value) for index, value in sorted(wanted - present)))
+
+    def _new_head(self, stored: Head, entries: set[tuple[Index, bytes]], reason: str) -> SessionFinding:
+        updated = [int.from_bytes(value[-8:], "big") for index, value in entries if index is Index.UPDATED]
+        times = [*self._times, *updated] or [0]
+        head = SessionHead(
+            id=self._id,
+            created_at_ms=min(times),
+            updated_at_ms=max(times),
+            owner=next(iter(_texts(entries, Index.OWNER)), None),
+            tags=tuple(_texts(entries, Index.TAG)),
+            revision=1,
+            message_count=self._last_seq,
+            run_count=self._runs,
+            last_turn=self._last_turn,
+            open_runs=tuple(record.id for record in self._open_runs),
+        )
+        kept = (Row(Table.OUTCOME, DAMAGED_HEAD, stored.head),) if stored.head else ()
+        batch = Batch(
+            self._stream, 0, stored.version, HEAD_CODEC.encode(head), kept, self._entry_changes(head, entries)
+        )
+        return SessionFinding(f"head of {self._what}", reason, batch)
+
+
+def _texts(entries: set[tuple[Index, bytes]], index: Index) -> list[str]:
+    return sorted({value[:-9].decode(errors="replace") for found, value in entries if found is index})
