@@ -214,17 +214,16 @@ def _refuse_open(unanswered: Sequence[str]) -> None:
         raise ValueError(f"tool call {unanswered[0]!r} has no result behind it: repair() the messages first")
 
 
-def _plain(value: Any) -> Message | None:
+def _plain(value: object) -> Message | None:
     """The message of a dict that holds a role and a text, and no more: nothing about it can be wrong but these two.
 
     None where there is more to it, or something is wrong: then the checks that all others pass say what.
     """
-    kind: type[Any] = type(value)
-    if kind is not dict or len(value) != 2:
+    if type(value) is not dict:
         return None
-    role: Any = value.get("role")
-    text: Any = value.get("content")
-    if type(text) is not str or type(role) is not str or role not in _SPEAKERS:
+    fields = cast("dict[str, Any]", value)
+    role, text = fields.get("role"), fields.get("content")
+    if len(fields) != 2 or type(text) is not str or type(role) is not str or role not in _SPEAKERS:
         return None
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())

@@ -11,6 +11,7 @@ import anyio
 
 from callboard.runtime import Runtime
 from callboard.runtime.committer import Committer, Entry, Receipt
+from callboard.runtime.gathering import Gathering
 from callboard.runtime.metrics import Metrics
 from callboard.runtime.waking import Backend
 from callboard.store import Batch, Store
@@ -36,11 +37,12 @@ class SlowDisk(Committer):
         super().__init__(store, backend, metrics, run=run)
         self._draw_times = draw_times
         self._asked = backend.waker()
+        self._gathering = Gathering()
 
     def submit(self, batch: Batch, receipt: Receipt) -> None:
         assert not self._closing, "nothing is staged once every actor has stopped"
         self.in_flight += 1
-        self._queue.append((batch, receipt, self._backend.now()))
+        self._gathering.waiting.append((batch, receipt, self._backend.now()))
         self._asked.wake()
 
     async def serve(self) -> None:
@@ -55,12 +57,12 @@ class SlowDisk(Committer):
         await super().aclose()
 
     async def _write(self) -> None:
-        while self._queue or not self._closing:
-            if not self._queue:
+        while self._gathering.waiting or not self._closing:
+            if not self._gathering.waiting:
                 await self._asked.wait()
                 continue
             group: list[Entry] = []
-            self._fill(group)
+            self._gathering.fill(group)
             before_s, after_s = self._draw_times()
             await anyio.sleep(before_s)
             results = self._commit([batch for batch, _, _ in group])
