@@ -39,7 +39,7 @@ from .overlay import merged
 from .rows import StoredRows
 from .segments import decode_segment, encode_segment, read_segments
 
-__all__ = ["LmdbStore"]
+__all__ = ["LmdbStore", "check_options"]
 
 KNOWN_MAX = 100_000
 """Streams kept in memory, about 250 bytes each. Past it those without a tail are forgotten, and read when needed."""
@@ -81,12 +81,7 @@ class LmdbStore:
         log_bytes_max: int = 16 << 20,
         readonly: bool = False,
     ) -> None:
-        if durability not in ("sync", "async"):
-            raise ValueError(f'durability must be "sync" or "async", not {durability!r}; for "none" use MemoryStore')
-        if map_size_bytes <= 0:
-            raise ValueError(f"map_size_bytes must be positive, not {map_size_bytes}")
-        if log_bytes_max < 0:
-            raise ValueError(f"log_bytes_max must be at least 0, not {log_bytes_max}")
+        check_options(durability, map_size_bytes=map_size_bytes, log_bytes_max=log_bytes_max)
         self.durability: Durability = durability
         self.damage = DamageLog()
         self._path = Path(path).absolute()
@@ -411,3 +406,13 @@ class LmdbStore:
         if not self._sync and time.monotonic() >= due_at_s:
             self._environment.sync()
             self._synced_at_s = time.monotonic()
+
+
+def check_options(durability: str, *, map_size_bytes: int, log_bytes_max: int) -> None:
+    """ValueError where a store cannot be opened so, whatever its directory."""
+    if durability not in ("sync", "async"):
+        raise ValueError(f'durability must be "sync" or "async", not {durability!r}; for "none" use MemoryStore')
+    if map_size_bytes <= 0:
+        raise ValueError(f"map_size_bytes must be positive, not {map_size_bytes}")
+    if log_bytes_max < 0:
+        raise ValueError(f"log_bytes_max must be at least 0, not {log_bytes_max}")

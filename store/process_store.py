@@ -9,10 +9,13 @@ up to the interpreter's switch interval. Here a commit takes it twice, however l
 this process nothing. Alone, a commit is slower by the way to the other process and back, about 0.1 ms.
 """
 
+import contextlib
+import logging
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -24,10 +27,12 @@ from .batch import Batch, Index, IndexRow, Table, check_batches
 from .contract import Durability, Head, IndexHit, Refusal, StoreStatistics
 from .damage import DamageLog
 from .errors import StoreUnavailable
-from .lmdb_store import LmdbStore
+from .lmdb_store import LmdbStore, check_options
 from .writer_process import Answer, Call, WriterOptions, receive, send
 
 __all__ = ["ProcessStore"]
+
+_log = logging.getLogger("callboard.store")
 
 _PACKAGE = Path(__file__).parent.parent
 _WRITER = """
@@ -48,6 +53,9 @@ class ProcessStore:
     The writer starts with the store (about 0.1 s) and ends with it, or with this process,
     however that ends. Where the writer itself is killed, the call that was under way raises StoreUnavailable with
     `uncertain`, and the next one starts another: nothing that was acknowledged is lost.
+
+    Raises, besides:
+        StoreUnavailable: the writer did not start.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class ProcessStore:
         map_size_bytes: int = 64 << 30,
         log_bytes_max: int = 16 << 20,
     ) -> None:
+        check_options(durability, map_size_bytes=map_size_bytes, log_bytes_max=log_bytes_max)
         self.durability: Durability = durability
         self._path = Path(path).absolute()
         self._options = WriterOptions(str(self._path), durability, map_size_bytes, log_bytes_max)
@@ -72,6 +81,7 @@ class ProcessStore:
         except BaseException:
             self._disconnect()
             raise
+        _opened.add(self)
 
     @property
     def inline(self) -> bool:
@@ -152,17 +162,39 @@ class ProcessStore:
         try:
             if self._connection is not None:
                 self._call(Call("close"))
+        except StoreUnavailable as error:
+            if self._connection is not None:
+                raise
+            _log.warning("closed, and the next opening replays the log: %s", error)
         finally:
             self._closed = True
             with self._calling:
                 self._disconnect()
             self._reader.close()
 
+    def let_go(self) -> None:
+        """For a forked child: the connection is the parent's alone."""
+        if self._connection is not None:
+            self._connection.close()
+
     # The writer -----------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._connection = ours
+        """A writer runs afterwards; where this raises, the caller disconnects."""
+        try:
+            ours = self._start()
+            send(ours, self._options)
+            answer = _answers.decode(receive(ours))
+        except (EOFError, OSError) as error:
+            raise StoreUnavailable(
+                f"the process that writes to the store {str(self._path)!r} did not start ({error}): "
+                "its errors are on stderr"
+            ) from error
+        if answer.fault is not None:
+            raise answer.fault.error()
+
+    def _start(self) -> socket.socket:
+        self._connection, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
             # A session of its own: Ctrl-C at the terminal is for us, and we close it in order.
@@ -174,21 +206,13 @@ class ProcessStore:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        try:
-            send(ours, self._options)
-            answer = _answers.decode(receive(ours))
-        except (EOFError, OSError) as error:
-            self._disconnect()
-            raise StoreUnavailable(
-                f"the process that writes to the store {str(self._path)!r} did not start: its errors are on stderr"
-            ) from error
-        if answer.fault is not None:
-            self._disconnect()
-            raise answer.fault.error()
+        return self._connection
 
     def _disconnect(self) -> None:
         """The writer ends, and has ended afterwards."""
         if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # a forked child may have a copy, and hold it open
             self._connection.close()
         if self._child is not None:
             self._child.wait()
@@ -203,19 +227,41 @@ class ProcessStore:
         with self._calling:
             if self._closed:
                 raise StoreUnavailable(f"the store {str(self._path)!r} is closed")
-            if self._connection is None:
-                self._connect()
-            assert self._connection is not None
             try:
-                send(self._connection, call)
-                answer = _answers.decode(receive(self._connection))
-            except (EOFError, OSError) as error:
+                answer = self._ask(call)
+            except BaseException:  # whatever it was: an answer that comes later must not be taken for the next call's
                 self._disconnect()
-                raise StoreUnavailable(
-                    f"the process that writes to the store {str(self._path)!r} has ended; what was under way may have "
-                    "been stored, and the next call starts another one",
-                    uncertain=True,
-                ) from error
+                raise
         if answer.fault is not None:
             raise answer.fault.error()
         return answer
+
+    def _ask(self, call: Call) -> Answer:
+        if self._connection is None:
+            self._connect()
+        assert self._connection is not None
+        try:
+            send(self._connection, call)
+        except OSError:  # it ended some time ago, and has read nothing of this
+            self._disconnect()
+            return self._ask(call)
+        try:
+            return _answers.decode(receive(self._connection))
+        except (EOFError, OSError) as error:
+            raise StoreUnavailable(
+                f"the process that writes to the store {str(self._path)!r} has ended; what was under way may have "
+                "been stored, and the next call starts another one",
+                uncertain=True,
+            ) from error
+
+
+_opened: weakref.WeakSet[ProcessStore] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked child shares the sockets: unless its copies are closed, a writer outlives its owner."""
+    for store in list(_opened):
+        store.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
