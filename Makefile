@@ -42,8 +42,10 @@ else
 	coverage report
 endif
 
-soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, then ten minutes of crashes and cancel storms on each event loop
+soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, kill 1 000 processes, let disks fail at every point, then ten minutes of crashes and cancel storms on each event loop
 	python tests/simulation/soak.py
+	python tests/kill/soak.py
+	python tests/faults/soak.py
 	python tests/simulation/storms.py --backend trio
 	python tests/simulation/storms.py --backend asyncio
 

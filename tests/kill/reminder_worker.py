@@ -9,7 +9,7 @@ itself when its standard input closes.
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -49,7 +49,7 @@ class Diary(Actor):
 
 
 async def work(options: argparse.Namespace) -> None:
-    async with Runtime(partial(LmdbStore, options.store, durability="sync")) as runtime:
+    async with Runtime(partial(LmdbStore, options.store, log_bytes_max=20_000)) as runtime:
         runtime.register("diary", Diary)
         say(what="open")
         async with anyio.create_task_group() as tasks:
@@ -81,13 +81,13 @@ async def cancel_at_end_of_input(scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", type=Path)
     parser.add_argument("--backend", choices=["trio", "asyncio"], required=True)
     parser.add_argument("--actors", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     anyio.run(work_while_the_parent_lives, options, backend=options.backend)
 
 

@@ -10,7 +10,6 @@ and each that was acknowledged is there.
 import os
 import random
 import signal
-import sys
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -18,8 +17,8 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from kill_nursery import Nursery, open_nursery
 
-from callboard.child_process import open_child_process
 from callboard.runtime.reminder_records import ReminderRecord, due_value, read_reminder
 from callboard.store import Index, LmdbStore, Table
 
@@ -28,7 +27,6 @@ pytestmark = pytest.mark.kill
 KILLS = int(os.environ.get("CALLBOARD_REMINDER_KILLS", "6"))
 SEED = int(os.environ.get("CALLBOARD_KILL_SEED", random.SystemRandom().randrange(10**6)))
 ACTORS = 10
-WORKER = Path(__file__).with_name("reminder_worker.py")
 EVERY_MS = 50
 
 
@@ -42,17 +40,17 @@ class Line(msgspec.Struct):
     missed: int = 0
 
 
-async def run_until_killed(store: Path, backend: str, acknowledgements: int) -> list[Line]:
+async def run_until_killed(nursery: Nursery, store: Path, backend: str, acknowledgements: int) -> list[Line]:
     """What the child acknowledged until it was killed, so many acknowledgements after it began."""
-    command = [sys.executable, str(WORKER), str(store), "--backend", backend, "--actors", str(ACTORS)]
     said: list[Line] = []
-    async with open_child_process([*command, "--rounds", "60"]) as child:
+    arguments = [store, "--backend", backend, "--actors", ACTORS, "--rounds", 60]
+    with nursery.open_worker("reminder_worker", *arguments) as child:
         async with aclosing(child.lines()) as lines:
             async for raw in lines:
                 said.append(msgspec.json.decode(raw, type=Line))
                 if len(said) == acknowledgements:
                     child.kill()
-        assert await child.wait() == -signal.SIGKILL, child.how_it_ended()
+        assert child.wait() == -signal.SIGKILL, child.how_it_ended()
     return [line for line in said if line.what == "set"]
 
 
@@ -104,11 +102,12 @@ def test_no_kill_loses_a_reminder_or_a_firing_or_tells_one_twice(tmp_path: Path)
     acknowledged: dict[str, list[Line]] = {f"a{number}": [] for number in range(ACTORS)}
     fired: list[int] = []
 
-    for kill in range(KILLS):
-        backend = ("trio", "asyncio")[kill % 2]
-        for line in anyio.run(run_until_killed, path, backend, chance.randint(20, 400)):
-            acknowledged[line.key].append(line)
-        fired.append(check(path, acknowledged))
+    with open_nursery() as nursery:
+        for kill in range(KILLS):
+            backend = ("trio", "asyncio")[kill % 2]
+            for line in anyio.run(run_until_killed, nursery, path, backend, chance.randint(20, 400)):
+                acknowledged[line.key].append(line)
+            fired.append(check(path, acknowledged))
 
     print(f"{fired} firings after each kill")
     assert fired == sorted(fired)

@@ -1,287 +1,25 @@
 """A process under load is killed with SIGKILL at random moments; what it acknowledged is there, whole, once, in order.
 
-    parent: FakeUpstream ◄── HTTP ── child: worker.py, 50 sessions x 20 turns on one store
-       ▲ └── SIGKILL ─────────────────► │
-       └── acknowledgements (pipe) ──────┘
+How that is done is in kill_rounds.py.
 
-After each kill the store is read as it lies there, opened with a Runtime, and read again. Then another child goes on
-with it, in the other backend, until all turns are done; then a fresh store follows. Most kills come after a random
-number of acknowledgements, some while the child opens the store, so that recovery is cut off as well.
-
-    CALLBOARD_KILLS=100 pytest -s tests/kill         more kills, shared by the two tests; 20 by default
+    CALLBOARD_KILLS=100 pytest -s tests/kill         more kills, shared by the two tests; 50 by default
     CALLBOARD_KILL_SEED=7 pytest tests/kill          the same plan of kills again; what the kills hit is still a race
+    python tests/kill/soak.py                        a thousand; part of `make soak`
 """
 
 import os
 import random
-import re
-import signal
-import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from itertools import cycle
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import anyio
-import msgspec
 import pytest
-
-from callboard import Message, RunRecord, Runtime, Session
-from callboard.actors.archive import Archive
-from callboard.child_process import ChildProcess, open_child_process
-from callboard.testing import Body, FakeUpstream, UpstreamAnswer, answer
+from kill_rounds import LOG_BYTES_MAX, play_rounds
 
 pytestmark = pytest.mark.kill
 
-KILLS = int(os.environ.get("CALLBOARD_KILLS", "20"))
+KILLS = int(os.environ.get("CALLBOARD_KILLS", "50"))
 SEED = int(os.environ.get("CALLBOARD_KILL_SEED", random.SystemRandom().randrange(10**6)))
-SESSIONS = [f"s{number:02}" for number in range(50)]
-TURNS = 20
-ACKNOWLEDGEMENTS_MAX = 250
-"""Before a kill: a store of 1 000 turns sees about eight of them."""
-WORKER = Path(__file__).with_name("worker.py")
-
-# What is said: a function of session and turn, so that any message can be recognised ----------------------------------
-
-
-def topics_of(turn: int) -> list[list[str]]:
-    """What the model looks up in this turn, round by round: nothing, one thing, two side by side, one after another."""
-    return [[], [["tides"]], [["tides", "winds"]], [["tides"], ["winds"]]][turn % 4]
-
-
-Said: TypeAlias = tuple[str, str, str, tuple[tuple[str, str], ...]]
-"""A message: role, text, the call that it answers, its calls (id and arguments)."""
-
-
-def conversation(turn: int, session: str) -> list[Said]:
-    """All messages of a turn."""
-    said: list[Said] = [("user", f"turn {turn} of {session}", "", ())]
-    for topics in topics_of(turn):
-        wanted = [f"{topic} in turn {turn} of {session}" for topic in topics]
-        calls = tuple((f"call_{i}", f'{{"topic":"{topic}"}}') for i, topic in enumerate(wanted, 1))
-        said.append(("assistant", "", "", calls))
-        said.extend(("tool", f"facts on {topic}", id, ()) for (id, _), topic in zip(calls, wanted, strict=True))
-    return [*said, ("assistant", f"answer to turn {turn} of {session}", "", ())]
-
-
-def as_said(message: Message) -> Said:
-    calls = tuple((call.id, call.arguments) for call in message.tool_calls)
-    return message.role, message.text, message.tool_call_id or "", calls
-
-
-def model(body: Body) -> UpstreamAnswer:
-    """The next assistant message of the turn that the request is about, after 0 to 8 ms."""
-    messages: list[dict[str, Any]] = body["messages"]
-    start = max(place for place, message in enumerate(messages) if message["role"] == "user")
-    asked = re.fullmatch(r"turn (\d+) of (s\d+)", messages[start]["content"])
-    assert asked is not None, messages[start]
-    said = [each for each in conversation(int(asked[1]), asked[2]) if each[0] == "assistant"]
-    _, text, _, calls = said[sum(message["role"] == "assistant" for message in messages[start:])]
-    delay_s = random.random() * 0.008
-    return answer(text, tool_calls=[("lookup", arguments) for _, arguments in calls], delay_s=delay_s)
-
-
-# The child ------------------------------------------------------------------------------------------------------------
-
-
-class Line(msgspec.Struct):
-    """What the child prints; `kind` "ack": this turn's chat has returned."""
-
-    kind: str
-    session: str = ""
-    turn: int = 0
-    seqs: list[int] = []
-    text: str = ""
-    run_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """When to kill: so long after so many acknowledgements, or, with 0, after the child began to open the store."""
-
-    acknowledgements: int
-    delay_s: float
-
-    @classmethod
-    def draw(cls, chance: random.Random) -> "Moment":
-        if chance.random() < 0.15:
-            return cls(0, chance.uniform(0, 0.06))
-        return cls(chance.randint(1, ACKNOWLEDGEMENTS_MAX), chance.choice([0.0, chance.uniform(0, 0.01)]))
-
-
-NEVER = Moment(-1, 0.0)
-
-
-async def run_until(moment: Moment, child: ChildProcess) -> tuple[list[Line], bool]:
-    """All that the child said from "open" on, and whether it was killed; False where it was done before the moment."""
-    said: list[Line] = []
-    async with aclosing(child.lines()) as lines:
-        async for raw in lines:
-            line = msgspec.json.decode(raw, type=Line)
-            if line.kind != "opening":
-                said.append(line)
-            # The kill's moment by what has come; what still stands in the pipe then was acknowledged too, and is read.
-            due = "opening" if moment.acknowledgements == 0 else "ack"
-            if line.kind == due and sum(each.kind == "ack" for each in said) == moment.acknowledgements:
-                await anyio.sleep(moment.delay_s)
-                child.kill()
-    code = await child.wait()
-    assert code in (0, -signal.SIGKILL), child.how_it_ended()
-    return said, code != 0
-
-
-# What must hold -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Witness:
-    """What is known of one store: acknowledgements since it was made, and how many turns each session showed.
-
-    `opened` is True once a child, or the parent after a kill, has had it open.
-    """
-
-    opened: bool = False
-    acknowledged: dict[str, list[Line]] = field(default_factory=lambda: defaultdict[str, list[Line]](list))
-    turns: Counter[str] = field(default_factory=Counter[str])
-
-    def note(self, lines: list[Line]) -> None:
-        for line in lines:
-            self.opened = True
-            if line.kind == "ack":
-                self.acknowledged[line.session].append(line)
-
-    def check_history(self, session: str, messages: list[Message]) -> None:
-        """Whole turns from the first on, each once, no more than one beyond what was acknowledged; and remember."""
-        assert [message.seq for message in messages] == list(range(1, len(messages) + 1))
-        turns = list(whole_turns(session, messages))
-        certain = max([self.turns[session], *(line.turn for line in self.acknowledged[session])])
-        assert certain <= len(turns) <= certain + 1, f"{session}: {certain} turns are certain, {len(turns)} are there"
-        for line in self.acknowledged[session]:
-            stored = turns[line.turn - 1]
-            assert [message.seq for message in stored] == line.seqs
-            assert stored[-1].text == line.text
-            assert {message.run_id for message in stored} == {line.run_id}
-        self.turns[session] = len(turns)
-
-
-def whole_turns(session: str, messages: list[Message]) -> Iterator[list[Message]]:
-    """History cut into turns 1, 2, ...; fails where a message is missing, doubled or out of place."""
-    start, turn = 0, 1
-    while start < len(messages):
-        expected = conversation(turn, session)
-        found = messages[start : start + len(expected)]
-        assert [as_said(message) for message in found] == expected, f"turn {turn} of {session}"
-        yield found
-        start, turn = start + len(expected), turn + 1
-
-
-def check_runs(runs: list[RunRecord], messages: list[Message], *, open_before: set[str]) -> None:
-    """After recovery: each turn has one completed run, what was open is interrupted, and nothing else is there."""
-    by_status: dict[str, set[str]] = defaultdict(set)
-    for run in runs:
-        by_status[run.status].add(run.id)
-    assert set(by_status) <= {"completed", "interrupted"}
-    assert open_before <= by_status["interrupted"]
-    completed = sorted((run.first_seq, run.last_seq, run.id) for run in runs if run.status == "completed")
-    written: dict[str, list[int]] = defaultdict(list)
-    for message in messages:
-        written[message.run_id or ""].append(message.seq)
-    assert completed == sorted((seqs[0], seqs[-1], run_id) for run_id, seqs in written.items())
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One session as it lay in the store after the kill."""
-
-    messages: list[Message]
-    open_runs: set[str]
-
-
-def read_as_it_lies(store: Path, witness: Witness) -> dict[str, Found]:
-    """Check all sessions before anything is recovered: no reader ever sees a half turn."""
-    if not witness.opened:  # killed before there was a store
-        return dict.fromkeys(SESSIONS, Found([], set()))
-    found: dict[str, Found] = {}
-    with Archive.open(store) as archive:
-        for session in SESSIONS:
-            messages, head = archive.messages(session), archive.head(session)
-            assert len(messages) == (head.message_count if head is not None else 0)
-            witness.check_history(session, messages)
-            open_runs = {run.id for run in archive.runs(session) if run.is_open}
-            assert len(open_runs) <= 1
-            found[session] = Found(messages, open_runs)
-        assert set(archive.with_open_runs()) == {session for session, each in found.items() if each.open_runs}
-    return found
-
-
-async def reopen(store: Path, before: Mapping[str, Found]) -> None:
-    """Open with a Runtime: history is untouched, and no run is open any more."""
-    async with Runtime(store) as runtime:
-        for id in SESSIONS:
-            session, messages = Session(runtime, id), before[id].messages
-            assert await session.messages() == messages
-            assert await session.message_count() == len(messages)
-            check_runs(await session.runs(), messages, open_before=before[id].open_runs)
-    with Archive.open(store) as archive:
-        assert archive.with_open_runs() == []
-
-
-# The test -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the kills hit; without it a test could pass by killing only what had nothing to lose."""
-
-    kills: int = 0
-    stores: int = 0
-    acknowledged: int = 0
-    runs_cut: int = 0
-
-
-class Rounds:
-    """Children on one store after another, until enough of them have been killed."""
-
-    def __init__(self, folder: Path, upstream: FakeUpstream, *, kills: int, chance: random.Random) -> None:
-        self._folder = folder
-        self._upstream = upstream
-        self._kills = kills
-        self._chance = chance
-        self._backends = cycle(["trio", "asyncio"])
-        self.tally = Tally()
-
-    async def run(self) -> Tally:
-        while self.tally.kills < self._kills:
-            self.tally.stores += 1
-            await self._use_up(self._folder / f"{self.tally.stores}.lmdb")
-        return self.tally
-
-    async def _use_up(self, store: Path) -> None:
-        """Kill child after child on this store until all its turns are done; the last one may finish in any case."""
-        witness = Witness()
-        killed = True
-        while killed:
-            moment = Moment.draw(self._chance) if self.tally.kills < self._kills else NEVER
-            lines, killed = await self._run_child(store, moment)
-            self.tally.kills += killed
-            witness.note(lines)
-            before = read_as_it_lies(store, witness)
-            await reopen(store, before)
-            self.tally.acknowledged += sum(line.kind == "ack" for line in lines)
-            self.tally.runs_cut += sum(len(each.open_runs) for each in before.values())
-            witness.opened = True
-        assert witness.turns == dict.fromkeys(SESSIONS, TURNS)
-
-    async def _run_child(self, store: Path, moment: Moment) -> tuple[list[Line], bool]:
-        command = [sys.executable, str(WORKER), str(store), self._upstream.url, "--backend", next(self._backends)]
-        sizes = ["--sessions", str(len(SESSIONS)), "--turns", str(TURNS)]
-        async with open_child_process([*command, *sizes]) as child:
-            return await run_until(moment, child)
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
@@ -289,12 +27,9 @@ def test_a_killed_process_loses_no_acknowledged_turn_and_leaves_no_half_turn(tmp
     print(f"\nCALLBOARD_KILL_SEED={SEED} CALLBOARD_KILLS={KILLS}")
     began = time.monotonic()
 
-    async def kill_again_and_again() -> Tally:
-        async with FakeUpstream(model, keep_requests=False) as upstream:
-            chance = random.Random(f"{SEED} {backend}")
-            return await Rounds(tmp_path, upstream, kills=ceil(KILLS / 2), chance=chance).run()
-
-    tally = anyio.run(kill_again_and_again, backend=backend)
+    tally = play_rounds(tmp_path, backend, kills=ceil(KILLS / 2), seed=f"{SEED} {backend}")
 
     print(f"{tally} in {time.monotonic() - began:.0f} s")
     assert tally.runs_cut > tally.kills, "the kills hit next to no running turn: they prove nothing"
+    assert tally.replayed > tally.kills / 2, "next to no kill left a log: they prove nothing"
+    assert tally.log_bytes_most < 20 * LOG_BYTES_MAX, "no checkpoint went on under load"

@@ -1,6 +1,6 @@
-"""The process that test_sigkill.py kills: many sessions side by side, a turn acknowledged when its chat has returned.
+"""The process that kill_rounds.py kills: many sessions side by side, a turn acknowledged when its chat has returned.
 
-    worker.py STORE UPSTREAM_URL --backend trio --sessions 50 --turns 20
+    worker.py STORE UPSTREAM_URL --backend trio --sessions 30 --turns 12 --log 20000
 
 It prints JSON lines: "opening" before it opens the store, "open" after, then one acknowledgement a turn, at last
 "done". Which turns are left it reads from the sessions' histories. It ends by itself when its standard input closes.
@@ -9,6 +9,8 @@ It prints JSON lines: "opening" before it opens the store, "open" after, then on
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,6 +18,7 @@ import anyio.lowlevel
 import msgspec
 
 from callboard import Agent, OpenAIChat, Reply, Runtime, Session
+from callboard.store import LmdbStore
 
 
 async def lookup(topic: str) -> str:
@@ -26,7 +29,7 @@ async def lookup(topic: str) -> str:
 
 async def work(options: argparse.Namespace) -> None:
     say(kind="opening")
-    async with Runtime(options.store, durability="sync") as runtime:
+    async with Runtime.on(partial(LmdbStore, options.store, log_bytes_max=options.log)) as runtime:
         say(kind="open")
         model = OpenAIChat(base_url=options.upstream, model="fake")
         agent = Agent("Clerk", instructions="Be brief.", model=model, runtime=runtime, tools=[lookup])
@@ -69,14 +72,15 @@ async def cancel_at_end_of_input(scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", type=Path)
     parser.add_argument("upstream")
     parser.add_argument("--backend", choices=["trio", "asyncio"], required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--turns", type=int, required=True)
-    options = parser.parse_args()
+    parser.add_argument("--log", type=int, required=True, help="bytes of log from which the store makes a checkpoint")
+    options = parser.parse_args(arguments)
     anyio.run(work_while_the_parent_lives, options, backend=options.backend)
 
 
