@@ -2,8 +2,10 @@
 
 A *round* begins when the log has grown beyond its bound: it takes down which streams have a tail, and the number of the
 last segment. Each group commit from then on moves the tails of some of these streams into rows, twice as many batches
-as it adds, until all are done; then the segments up to that number are deleted, some with each commit. So no commit
-pays for a whole checkpoint, no flush is spent on it, and the log stays below twice its bound.
+as it adds, until all are done; then the segments up to that number are deleted, some with each commit. Where batches
+have become larger than those before, it does as much as their bytes ask for. So no commit pays for a whole checkpoint
+unless it is as large itself, no flush is spent on it, and the log stays below twice its bound, or a little more where
+sizes change.
 
 What a crash leaves of a round does no harm: a tail replayed over rows that it was moved into already gives the same.
 
@@ -13,6 +15,7 @@ Source: fuzzy checkpoints, as in ARIES (Mohan et al., ACM TODS 1992), without th
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from math import ceil
 
 import lmdb
 
@@ -47,18 +50,22 @@ class Round:
         self._log = log
         self._segments = len(log.segments)
         self._left = deque((stream, len(stream.batches)) for stream in log.with_tail())
+        self._batches_per_byte = sum(count for _, count in self._left) / max(log.size_bytes, 1)
+        self._segments_per_byte = self._segments / max(log.size_bytes, 1)
         self._moved: list[int] = []
         self._deleted = self._granted = self._credit = 0
         self.ended = False
 
-    def work(self, txn: "lmdb.Transaction[bytes]", batches: int, damage: DamageLog) -> None:
-        """Go on by as much as `batches` batches more of log ask for."""
+    def work(self, txn: "lmdb.Transaction[bytes]", batches: int, damage: DamageLog, *, size_bytes: int = 0) -> None:
+        """Go on by as much as so many batches more of log, of so many bytes, ask for."""
         self.rest()
         if not self._left:
-            self._deleted = min(self._segments, SEGMENTS_PER_COMMIT)
+            self._deleted = min(
+                self._segments, max(SEGMENTS_PER_COMMIT, ceil(2 * self._segments_per_byte * size_bytes))
+            )
             delete_segments(txn, [number for number, _ in islice(self._log.segments, self._deleted)])
             return
-        self._granted = BATCHES_PER_BATCH * batches
+        self._granted = max(BATCHES_PER_BATCH * batches, ceil(BATCHES_PER_BATCH * self._batches_per_byte * size_bytes))
         credit = self._credit + self._granted
         for stream, count in self._left:
             step = min(count, BATCHES_PER_STEP)

@@ -326,7 +326,7 @@ class LmdbStore:
             size_bytes = len(segment)
             txn.put(keys.segment_key(log.last_segment + 1), segment)
         if round is not None:
-            round.work(txn, len(log.accepted), self.damage)
+            round.work(txn, len(log.accepted), self.damage, size_bytes=size_bytes)
         return answers, size_bytes
 
     def _stored(self, size_bytes: int) -> None:
