@@ -51,6 +51,7 @@ __all__ = [
     "StreamsExist",
     "Transferred",
     "check_export",
+    "clashes",
     "export_store",
     "import_store",
     "read_rows",

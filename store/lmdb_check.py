@@ -41,6 +41,8 @@ _TABLES = {int(table): table for table in Table}
 _INDEXES = {int(index): index for index in Index}
 _FIELDS = (keys.FORMAT, keys.LAST_OWNER, keys.LAST_STREAM, keys.LAST_TRIMMED)
 _KEY_BYTES_MAX = 511
+_ROUNDS_MAX = 3
+"""Mending one thing may bring another to light: an entry that was set aside leaves a list naming it."""
 
 Mend = Callable[["lmdb.Transaction[bytes]"], None]
 
@@ -99,14 +101,16 @@ def repair_directory(path: Path) -> tuple[CheckReport, CheckReport]:
     lock = WriterLock(path)
     try:
         before = check_directory(path)
-        mends = [finding.mend for finding in before.findings if finding.mend is not None]
         env = open_environment(path, readonly=False, sync=True, map_size_bytes=1 << 40)
         try:
             with env.begin(write=True) as txn:
-                for mend in mends:
-                    mend(txn)
-            with env.begin() as txn:
-                return before, check_transaction(txn)
+                after = before
+                for _ in range(_ROUNDS_MAX):
+                    mends = [finding.mend for finding in after.findings if finding.mend is not None]
+                    for mend in mends:
+                        mend(txn)
+                    after = check_transaction(txn) if mends else after
+            return before, after
         finally:
             env.close()
     except lmdb.Error as error:
@@ -241,13 +245,18 @@ class _Walk:
         index, number = _INDEXES.get(key[1] if len(key) > 1 else 0), int.from_bytes(key[-8:], "big")
         name = self._names.get(number)
         where = f"index entry {key.hex()}"
-        if index is None or len(key) < 11 or name is None or value != name.encode() or not _is_escaped(key[2:-9]):
+        if index is None or len(key) < 11 or name is None or not _is_escaped(key[2:-9]):
             self._find(where, "it does not point at a stream", _move_aside(key))
             return
-        self._told.entries += 1
         listed = keys.listed_key(number, index, keys.entry_value(key))
+        if value != name.encode():
+            known = self._txn.get(listed) is not None
+            mend = _putting(key, name.encode()) if known else _move_aside(key)
+            self._find(where, "it does not point at a stream", mend)
+            return
+        self._told.entries += 1
         if self._txn.get(listed) is None:
-            self._find(where, "the list of its stream does not have it", lambda txn: _put(txn, listed, b""))
+            self._find(where, "the list of its stream does not have it", _putting(listed, b""))
 
     def _listed(self, key: bytes, value: bytes) -> None:
         name = self._names.get(int.from_bytes(key[1:9], "big"))
@@ -257,7 +266,7 @@ class _Walk:
             return
         entry = keys.listed_entry(key)
         if self._txn.get(entry) is None:
-            self._find(where, "its index does not have it", lambda txn: _put(txn, entry, name.encode()))
+            self._find(where, "its index does not have it", _putting(entry, name.encode()))
 
     def _segment(self, key: bytes, value: bytes) -> None:
         number = keys.segment_number(key)
@@ -324,8 +333,13 @@ def _number(txn: "lmdb.Transaction[bytes]", key: bytes) -> int:
     return int.from_bytes(txn.get(key) or b"", "big")
 
 
-def _put(txn: "lmdb.Transaction[bytes]", key: bytes, value: bytes) -> None:
-    txn.put(key, value)
+def _putting(key: bytes, value: bytes) -> Mend:
+    """Write what is derived: nothing is lost with what was there."""
+
+    def mend(txn: "lmdb.Transaction[bytes]") -> None:
+        txn.put(key, value)
+
+    return mend
 
 
 def _is_escaped(escaped: bytes) -> bool:

@@ -9,19 +9,20 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
 
-from .errors import Corrupt, StoreFull, StoreUnavailable
+from .errors import Corrupt, StoreFull, StoreLocked, StoreUnavailable
 from .lmdb_check import CheckReport, check_transaction
 from .lmdb_directory import check_format, open_environment, read_error
 from .lmdb_store import LmdbStore
 from .writer_lock import WriterLock
 
-__all__ = ["NEW_FILE", "Copied", "back_up", "compact", "new_file_beside", "put_in_place"]
+__all__ = ["NEW_FILE", "Copied", "back_up", "compact", "new_file_beside", "put_in_place", "unchanging"]
 
 NEW_FILE = "new-data.mdb"
 """A file that is to take the place of data.mdb, while it is written. One left behind by a crash is written anew."""
@@ -83,6 +84,37 @@ def compact(path: Path) -> Copied:
     finally:
         lock.release()
     return copied
+
+
+@contextlib.contextmanager
+def unchanging(path: Path) -> Generator[Path]:
+    """A directory with the store as it is now, that nobody writes to: its own, locked, or else a copy beside it.
+
+    For what has to see one moment of a store that a process may be writing to. The copy is removed afterwards.
+
+    Raises:
+        StoreUnavailable, StoreFull: there is no store, or no place for the copy.
+    """
+    lock: WriterLock | None = None
+    try:
+        if (path / "data.mdb").exists() and os.access(path, os.W_OK):
+            lock = WriterLock(path)
+    except StoreLocked:
+        pass
+    if lock is not None or not (path / "data.mdb").exists():  # where there is no store, whoever opens it says so
+        try:
+            yield path
+        finally:
+            if lock is not None:
+                lock.release()
+        return
+    copy = Path(tempfile.mkdtemp(prefix=f".{path.name}.moment-", dir=path.absolute().parent))
+    try:
+        with _writing_to(path, copy):
+            _copy(path, copy / "data.mdb")
+        yield copy
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 @contextlib.contextmanager

