@@ -2,13 +2,17 @@
 
 import asyncio
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import anyio.from_thread
 import pytest
 
-from callboard import WrongKey
+from callboard import Runtime, WrongKey
+from callboard.cli_store import store_app
 from callboard.store import LmdbStore, SealedStore
 from callboard.testing import FakeUpstream
 
@@ -102,3 +106,22 @@ def test_the_keys_of_a_sealed_store_change_as_written(monkeypatch: pytest.Monkey
     with pytest.raises(WrongKey):
         SealedStore(LmdbStore("support.lmdb"), names["old_key"])
     SealedStore(LmdbStore("support.lmdb"), names["new_key"]).close()
+
+
+def test_the_commands_and_policies_of_operating_a_store_are_there(tmp_path: Path) -> None:
+    section = README.read_text().partition("## Operating a store")[2].partition("\n## ")[0]
+    commands = {name for name in re.findall(r"`callboard store ([a-z-]+)", section)} | {"import"}
+    block = _example("Retention(tag=")
+    program = "async def main(runtime):\n" + textwrap.indent(block, "    ")
+    names: dict[str, Any] = {}
+    exec(compile(program, str(README), "exec"), names)
+
+    async def main() -> None:
+        async with Runtime(tmp_path / "s") as runtime:
+            await names["main"](runtime)
+
+    anyio.run(main, backend="trio")
+
+    assert commands == {
+        command.name or getattr(command.callback, "__name__", "") for command in store_app.registered_commands
+    }

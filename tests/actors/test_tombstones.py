@@ -1,8 +1,8 @@
 """A deleted session stays deleted: no write that comes late revives it, whoever sends it, also after a crash."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
 import pytest
@@ -113,7 +113,7 @@ def test_deletes_among_appends_leave_what_was_acknowledged_after_the_last_of_the
     assert kept or traces(successor) == []
 
 
-def session_calls(session: Session, number: int) -> Callable[[], Awaitable[object]]:
+def session_calls(session: Session, number: int) -> Callable[[], Coroutine[Any, Any, object]]:
     return session.delete if number % 8 == 5 else lambda: session.add_message("user", f"{number}")
 
 
