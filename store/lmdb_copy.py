@@ -7,9 +7,9 @@ and it is removed where that fails.
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def back_up(path: Path, target: Path) -> Copied:
     """
     if target.exists() or target.is_symlink():
         raise StoreUnavailable(f"there is something at {str(target)!r} already: give the name of a new directory")
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    part = _unfinished(target, "part")
     with _writing_to(part.parent, part):
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode=0o700)
@@ -108,9 +108,10 @@ def unchanging(path: Path) -> Generator[Path]:
             if lock is not None:
                 lock.release()
         return
-    copy = Path(tempfile.mkdtemp(prefix=f".{path.name}.moment-", dir=path.absolute().parent))
+    copy = _unfinished(path.absolute(), "moment")
     try:
         with _writing_to(path, copy):
+            copy.mkdir(mode=0o700)
             _copy(path, copy / "data.mdb")
         yield copy
     finally:
@@ -145,6 +146,25 @@ def put_in_place(path: Path, new: Path) -> None:
             ) from error
         new.rename(path / "data.mdb")
         _sync_directory(path)
+
+
+def _unfinished(target: Path, what: str) -> Path:
+    """A name beside `target` for what is not finished; what killed processes left of that name is removed."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{what}-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return target.with_name(f".{target.name}.{what}-{os.getpid()}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def _copy(path: Path, new: Path) -> Copied:

@@ -329,6 +329,9 @@ def test_a_backup_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> No
         assert contents(tmp_path / "s") == before
         if copy.exists():
             assert contents(copy) == before
+        else:
+            back_up(tmp_path / "s", copy)  # which takes away what the other left
+        assert not list(tmp_path.glob(".*"))
         if not died:
             break
     assert step > 6
