@@ -401,14 +401,15 @@ class SessionActor(Actor):
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
         self._head_bytes = len(change.head)
         # Of now: a delete may put others in their places.
-        context.after_commit(partial(self._durable, self.ledger.head, self.history, change.ended))
+        context.after_commit(partial(_show, self, self.ledger.head, self.history, change.ended))
 
-    def _durable(self, head: SessionHead | None, history: History, ended: tuple[str, ...]) -> None:
-        """This head, and so many messages of this history, are what everybody sees now."""
-        self.visible, self.visible_history = head, history
-        history.durable(head.message_count if head is not None else 0)
-        for run_id in ended:
-            self.ledger.ended.pop(run_id, None)
+
+def _show(actor: SessionActor, head: SessionHead | None, history: History, ended: tuple[str, ...]) -> None:
+    """This head, and so many messages of this history, are durable: everybody sees them from now on."""
+    actor.visible, actor.visible_history = head, history
+    history.durable(head.message_count if head is not None else 0)
+    for run_id in ended:
+        actor.ledger.ended.pop(run_id, None)
 
 
 def _entry_id(message: Append) -> str:

@@ -84,6 +84,7 @@ class Supervisor:
         self.dispatcher: Dispatcher
         self.now: Callable[[], float]
         self._note_cut: Callable[[str], None] | None = None
+        self._receipt = self._committed  # bound once, not for each commit
         self.committer: Committer
         self.post: PostOffice
         self.workers: Workers
@@ -244,7 +245,7 @@ class Supervisor:
         if cell.gate is None:
             cell.gate = Gate()
         cell.gate.close_behind(outputs)
-        self.committer.submit(batch, partial(self._committed, cell))
+        self.committer.submit(batch, partial(self._receipt, cell))
 
     def _owe(self, cell: Cell, handler: Handler, delivery: Delivery) -> None:
         assert cell.context is not None
