@@ -38,6 +38,7 @@ from callboard import (
 )
 from callboard.runtime import Backoff
 from callboard.store import keys
+from callboard.store.lmdb_directory import FORMAT_VERSION
 from callboard.testing import FakeUpstream, ScriptedModel, fault
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -335,7 +336,7 @@ def test_store_of_a_newer_format_is_refused_and_left_as_it_is(run_in_real_time: 
         with pytest.raises(NewerFormat, match="upgrade"):
             async with Runtime(path):
                 pytest.fail("the runtime must not open")
-        set_format(path, 1)
+        set_format(path, FORMAT_VERSION)
         async with Runtime(path) as runtime:
             assert await Session(runtime, "s").message_count() == 1
 
