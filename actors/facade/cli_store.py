@@ -26,6 +26,7 @@ from callboard.actors.retention import Retention
 from callboard.actors.session_check import SessionFinding, check_sessions, repair_sessions
 from callboard.actors.session_manager import SessionManager
 from callboard.actors.transfer import (
+    Existing,
     StreamsExist,
     Transferred,
     check_export,
@@ -50,6 +51,8 @@ __all__ = ["NEW_KEY_VARIABLE", "store_app"]
 NEW_KEY_VARIABLE = "CALLBOARD_NEW_MASTER_KEY"
 
 _COUNTS = ("streams", "rows", "chunks", "entries", "segments", "large_values", "aside")
+
+_EXISTING: dict[str, Existing] = {"refuse": "refuse", "skip": "skip", "replace": "replace"}
 
 store_app = typer.Typer(name="store", no_args_is_help=True, help="Look after a whole store.")
 
@@ -260,16 +263,17 @@ def import_(
     Each stream is there whole or not at all. One that was cut off goes on with --existing skip.
     """
     with one_clear_line():
-        if existing not in ("refuse", "skip", "replace"):
+        choice = _EXISTING.get(existing)
+        if choice is None:
             raise ValueError(f"--existing is refuse, skip or replace, not {existing!r}")
         with _seekable(file) as lines:
             check_export(lines)
             opened = open_store(store, master_key=master_key())
             try:
-                if existing == "refuse":
+                if choice == "refuse":
                     _refuse_clashes(opened, lines)
                 lines.seek(0)
-                told = import_store(opened, lines, existing=existing)
+                told = import_store(opened, lines, existing=choice)
             finally:
                 opened.close()
         skipped = f", {told.skipped} were there already" if told.skipped else ""
