@@ -76,8 +76,8 @@ def check_directory(path: Path) -> CheckReport:
     Raises:
         StoreError: there is no store, it cannot be opened, or the file itself is damaged.
 
-    Cost: reads all of it, some 600 MB a second from memory. Pages that are given free meanwhile are reused afterwards only, so the
-    file of a busy store may grow.
+    Cost: reads all of it, some 600 MB a second from memory. Pages that are given free meanwhile are reused afterwards
+    only, so the file of a busy store may grow.
     """
     env = open_environment(path, readonly=True, sync=True, map_size_bytes=1 << 40)
     try:
