@@ -12,7 +12,7 @@ from fsync Failures?", USENIX ATC 2020.
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
@@ -95,20 +95,38 @@ class _Names(dict[str, _File]):
     def apply(self, kind: Kind, path: str, path2: str, file: _File | None) -> None:
         if file is not None and kind in (Kind.CREATE, Kind.MKDIR):
             self[path] = file
-        elif kind == Kind.RENAME and path in self:
-            self[path2] = self.pop(path)
+        elif kind == Kind.RENAME:
+            for name in [name for name in self if name == path or name.startswith(f"{path}/")]:
+                self[path2 + name[len(path) :]] = self.pop(name)
+        elif kind == Kind.LINK and path in self:
+            self[path2] = self[path]
         elif kind in (Kind.UNLINK, Kind.RMDIR):
             self.pop(path, None)
 
+    def found(self) -> list[tuple[str, _File]]:
+        """What has a way from the root."""
+        return [(path, file) for path, file in self.items() if all(folder in self for folder in _folders(path))]
 
-_NAMING = (Kind.CREATE, Kind.MKDIR, Kind.RENAME, Kind.UNLINK, Kind.RMDIR)
+
+def _folders(path: str) -> Iterator[str]:
+    while path := os.path.dirname(path):
+        yield path
+
+
+_NAMING = (Kind.CREATE, Kind.MKDIR, Kind.RENAME, Kind.LINK, Kind.UNLINK, Kind.RMDIR)
 
 
 class Disk:
-    """All files below `root`, after the entries that were given to `apply`."""
+    """All files below `root`, after the entries that were given to `apply`.
 
-    def __init__(self, root: str) -> None:
+    Args:
+        journalled: any sync makes all names of before certain, as on ext4, XFS and Btrfs, whose journal is written in
+            order; else only the sync of the directory that a name is in, which is all that POSIX promises.
+    """
+
+    def __init__(self, root: str, *, journalled: bool) -> None:
         self._root = root
+        self._journalled = journalled
         self._names = _Names()
         self._certain_names = _Names()
         self._loose_names: list[tuple[Kind, str, str, _File | None]] = []
@@ -148,12 +166,12 @@ class Disk:
             file.loose.append(change)
 
     def _sync(self, path: str) -> None:
-        if path in self._names and self._names[path].certain is not None:
+        is_file = path in self._names and self._names[path].certain is not None
+        if is_file:
             self._names[path].sync()
-            return
         left: list[tuple[Kind, str, str, _File | None]] = []
         for change in self._loose_names:
-            if os.path.dirname(change[1]) == path:
+            if self._journalled or (not is_file and os.path.dirname(change[1]) == path):
                 self._certain_names.apply(*change)
             else:
                 left.append(change)
@@ -161,11 +179,11 @@ class Disk:
 
     def everything(self) -> Files:
         """As it would be had all been written: what the next process sees after a kill."""
-        return {path: file.content(file.loose) for path, file in self._names.items()}
+        return {path: file.content(file.loose) for path, file in self._names.found()}
 
     def certain(self) -> Files:
         """What is there in any case, and nothing else."""
-        return {path: file.content([]) for path, file in self._certain_names.items()}
+        return {path: file.content([]) for path, file in self._certain_names.found()}
 
     @property
     def all_certain(self) -> bool:
@@ -179,10 +197,11 @@ class Disk:
             names.apply(*change)
         kept = chance.choice([0.1, 0.5, 0.9])
         files: Files = {}
-        for path, file in names.items():
+        for path, file in names.found():
             pieces = [piece for change in file.loose for piece in change.sectors(sector_bytes)]
             files[path] = file.content([piece for piece in pieces if chance.random() < kept])
         return files
 
     def _below(self, path: str) -> str:
-        return os.path.relpath(path, self._root) if path else ""
+        """The path from the root on, "" for the root itself, and for none."""
+        return path.removeprefix(self._root).lstrip("/")

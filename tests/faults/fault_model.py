@@ -15,7 +15,10 @@ from fault_journal import Note
 
 from callboard.store import Batch, Index, Store, Table
 
-__all__ = ["Broken", "Dump", "Model", "Possible", "digest", "look"]
+BACK_UP = "back up"
+"""The step of the scenario that makes one."""
+
+__all__ = ["BACK_UP", "Broken", "Dump", "Model", "Possible", "digest", "look"]
 
 Dump = list[object]
 """All that a store shows through its contract: streams with guards, heads and rows, then index entries."""
@@ -119,13 +122,16 @@ class Possible:
         self.states = [Model()]
         self.claimed = 0
         self.opened = False
-        self.acknowledged = 0
+        self.at_backup: list[Model] = []
+        self.backed_up = False
         self._tried: list[Batch] | None = None
         self._digests: dict[int, tuple[Model, bytes]] = {}  # the state is kept, so that its id stays its own
 
     def note(self, note: Note) -> None:
         """Go on by one note. Broken where it cannot be true."""
         match note.what:
+            case "step" if note.text == BACK_UP:
+                self.at_backup = self.states
             case "opened":
                 self.opened = True
             case "try":
@@ -134,7 +140,6 @@ class Possible:
                 assert self._tried is not None
                 after = [state.after(self._tried) for state in self.states]
                 self._keep([state for state, answers in after if answers == note.answers], f"answers {note.answers}")
-                self.acknowledged += note.answers.count("")
                 self._tried = None
             case "raised" if self._tried is not None:
                 self._give_up(uncertain=note.uncertain)
@@ -144,6 +149,8 @@ class Possible:
                 if note.number <= self.claimed:
                     raise Broken(f"owner number {note.number} was given after {self.claimed}")
                 self.claimed = note.number
+            case "called":
+                self.backed_up = BACK_UP in note.answers
             case "crashed":
                 raise Broken(note.text)
             case _:
@@ -158,9 +165,19 @@ class Possible:
 
     def check(self, dump: Dump) -> None:
         """Broken unless this is one of the states."""
-        if digest(dump) not in {self._digest(state) for state in self.states}:
-            expected = "\n or ".join(str(state.dump()) for state in self.states)
-            raise Broken(f"the store shows\n    {dump}\nexpected\n    {expected}")
+        self._check_one_of(self.states, dump, "the store")
+
+    def check_backup(self, dump: Dump | None) -> None:
+        """Broken unless this is one of the states that the store was in when it was backed up; None: there is none."""
+        if dump is not None:
+            self._check_one_of(self.at_backup, dump, "its backup")
+        elif self.backed_up:
+            raise Broken("there is no backup, and that it was made was said")
+
+    def _check_one_of(self, states: list[Model], dump: Dump, what: str) -> None:
+        if digest(dump) not in {self._digest(state) for state in states}:
+            expected = "\n or ".join(str(state.dump()) for state in states)
+            raise Broken(f"{what} shows\n    {dump}\nexpected\n    {expected}")
 
     def _give_up(self, *, uncertain: bool) -> None:
         assert self._tried is not None

@@ -23,6 +23,7 @@ from fault_scenario import Scenario
 
 from callboard.store import Batch, LmdbStore, Store, StoreError
 from callboard.store.contract import Refusal
+from callboard.store.lmdb_check import check_directory
 
 __all__ = ["Found", "Order", "Outcome"]
 
@@ -53,6 +54,7 @@ class Found(msgspec.Struct):
 
     dump: Dump = []
     claimed: int = 0
+    backup: Dump | None = None
     fault: str = ""
 
 
@@ -127,6 +129,13 @@ def look_at_what_is_left(order: Order) -> None:
         assert head is not None
         assert head.head == b"usable"
         store.close()
+        findings = check_directory(path).findings
+        assert not findings, findings
+        backup = path.with_name("backup")
+        if backup.exists():
+            store = LmdbStore(backup, readonly=True)
+            found.backup = look(store)
+            store.close()
     except BaseException:  # noqa: BLE001 - whatever it is, it must be told
         found.fault = traceback.format_exc()
     (Path(order.folder) / "found").write_bytes(msgspec.msgpack.encode(found))

@@ -8,6 +8,7 @@
        FAULTS_PLAN=tear 17 5   a random half of the 512-byte sectors is written (5 is the seed), then it is killed
        FAULTS_PLAN=fail 17 5 once      point 17 fails with errno 5, what comes after succeeds
        FAULTS_PLAN=fail 17 28 on       it and all after it; ENOSPC only where room is taken, and statvfs says so too
+       FAULTS_PLAN=late 17 5           point 17 writes all, and fails; so does the next, which would undo it
        FAULTS_PLAN=short 17    half of the bytes are written and counted, then there is no room: what a full disk does
 
    FAULTS_JOURNAL is a file to which a record of each point is appended, with the bytes written if FAULTS_BYTES is set.
@@ -214,6 +215,15 @@ static ssize_t meet(const struct point *at) {
     if (here && is_plan("short")) {
         no_room = 1;
         if (at->parts && at->length > 1) return -1 - (ssize_t)(at->length / 2);
+    }
+    if (is_plan("late") && (here || points == plan_point + 1)) {
+        if (here && at->parts) {
+            char *all = flat(at);
+            put(at->fd, all, at->length, at->offset);
+            free(all);
+        }
+        record(at, (int)plan_number, HIT);
+        return plan_number;
     }
     if (is_plan("fail") && (here || (plan_on && points > plan_point && plan_number != ENOSPC))) {
         no_room = plan_on && plan_number == ENOSPC;

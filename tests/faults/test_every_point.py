@@ -1,11 +1,13 @@
 """Every write, sync and change of names in the life of a store goes wrong once in every way; then all is checked.
 
-The life is fault_scenario.py, which uses every operation of the contract. Its points are counted first, then it is
-played again for each point and each fault: the call fails (EIO, ENOSPC; this once, or from there on), the disk fills up
-in the middle of a write, the process is killed there, or with half of the write done, or with a random half of its
-sectors. A kill behind a point is the kill before the next. What must hold is in fault_model.py: all that was
-acknowledged is there once and in order, groups whole, nothing of what was refused, uncertain ones either way; the store
-can be used, the one that was open as well as one opened anew.
+The life is fault_scenario.py, which uses every operation of the contract, and what looks after a store. Its points are
+counted first, then it is played again for each point and each fault: the call fails (EIO, ENOSPC; this once, or from
+there on), the disk fills up in the middle of a write, a write is done and yet fails, the process is killed there, or with
+half of the write done, or with a random half of its sectors. A kill behind a point is the kill before the next.
+
+What must hold is in fault_model.py: all that was acknowledged is there once and in order, groups whole, nothing of what
+was refused, uncertain ones either way; the store can be used, the one that was open as well as one opened anew; its check
+finds nothing, and a backup is whole or not there.
 
     python tests/faults/soak.py       the same with longer lives drawn by chance; part of `make soak`
 """
@@ -28,7 +30,7 @@ pytestmark = [
 ]
 
 ALWAYS = ["kill {}", f"fail {{}} {errno.EIO} once", f"fail {{}} {errno.EIO} on", f"fail {{}} {errno.ENOSPC} once"]
-WRITES = ["half {}", "tear {0} {0}", "short {}"]
+WRITES = ["half {}", "tear {0} {0}", "short {}", f"late {{}} {errno.EIO}"]
 ROOM = f"fail {{}} {errno.ENOSPC} on"
 
 
@@ -109,6 +111,7 @@ def test_the_scenario_uses_every_operation_and_meets_every_kind_of_point(lab: La
     assert contract() - called == set()
     assert kinds >= {"create", "mkdir", "rename", "unlink", "pwrite", "writev", "pwrite+dsync", "fdatasync", "fsync"}
     assert set(steps) >= {"open a new store", "claim", "append 0", "erase", "checkpoint", "close", "reopen", FINAL}
+    assert called >= {"checkpoint", "read only", "back up", "check", "compact", "repair"}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ pytestmark = [
 
 Disks: TypeAlias = Callable[[Disk, random.Random], list[Files]]
 
+JOURNALLED = True
+"""False asks for more than ext4, XFS and Btrfs need: that each new directory is synced into its parent."""
+
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
@@ -43,7 +46,7 @@ def any_disk(disk: Disk, chance: random.Random) -> list[Files]:
 
 def cuts(life: Life, disks: Disks, chance: random.Random, *, behind: int) -> Iterator[tuple[str, Files, Possible]]:
     """Every place of the life at which the power can fail, with disks that it may leave, and what they may show."""
-    disk, possible = Disk(life.root), Possible()
+    disk, possible = Disk(life.root, journalled=JOURNALLED), Possible()
     step = ""
     for entry in life.journal:
         if entry.note is not None:
@@ -74,7 +77,7 @@ def test_nothing_acknowledged_is_lost_wherever_the_power_fails(lab: Lab) -> None
 
 def test_nothing_acknowledged_is_lost_where_a_sync_had_failed_before(lab: Lab) -> None:
     syncs = [entry.point for entry in lab.play().journal if entry.kind == Kind.FDATASYNC or entry.dsync]
-    chosen = random.Random(1).sample(syncs[3:-8], 4)
+    chosen = random.Random(1).sample(syncs[3:-8], 2)
 
     for point in chosen:
         life = lab.play(f"fail {point} {errno.EIO} once", with_bytes=True)
