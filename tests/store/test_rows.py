@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from callboard.store import chunks, keys, rows as rows_module
 from callboard.store.batch import Table
-from callboard.store.chunks import LargeValue, decode_chunk
+from callboard.store.chunks import LargeValue, Stored, decode_chunk
 from callboard.store.damage import DamageLog
 from callboard.store.rows import StoredRows
 
@@ -20,7 +20,7 @@ CHUNK_BYTES, CHUNK_BYTES_MIN, BLOB_BYTES_MIN = 70, 30, 40
 TABLES = (Table.MESSAGE, Table.RUN)
 STREAM = 7
 
-short_keys = st.integers(0, 40).map(lambda number: b"%02d" % number) | st.sampled_from(
+short_keys = st.integers(0, 15).map(lambda number: b"%02d" % number) | st.sampled_from(
     [b"", b"\x00", b"\xff", b"\xff\xff", b"k" * 64]
 )
 some_values = st.none() | st.binary(max_size=25) | st.sampled_from([b"L" * 41, b"M" * 41, b"N" * 90, b"L" * 40])
@@ -204,6 +204,30 @@ def test_a_damaged_chunk_is_left_out_noted_once_and_kept_aside_when_it_is_writte
         assert read(rows, Table.RUN) == sorted(remains.items())
         places = (chunk_key, keys.aside_key(chunk_key, bytes(broken)))
         assert bytes(broken) in [txn.get(place) for place in places], "the damaged bytes are nowhere"
+
+
+def test_a_scan_reads_no_chunk_beyond_its_bounds_and_none_before_it_is_reached(
+    env: lmdb.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dropped(env) as txn:
+        rows = StoredRows(txn, STREAM, "name", DamageLog())
+        rows.write(Table.RUN, [(b"%02d" % number, b"v" * 20) for number in range(40)])
+        decoded: list[str] = []
+
+        def counting(value: bytes, *, where: str) -> list[Stored]:
+            decoded.append(where)
+            return decode_chunk(value, where=where)
+
+        monkeypatch.setattr(rows_module, "decode_chunk", counting)
+        for newest_first in (False, True):
+            assert len(list(rows.scan(Table.RUN, b"10", b"12", newest_first=newest_first))) == 2
+            assert len(decoded) == 1
+            decoded.clear()
+            next(rows.scan(Table.RUN, b"05", None, newest_first=newest_first))
+            assert len(decoded) == 1
+            decoded.clear()
+        rows.write(Table.RUN, [(b"10", b"w" * 20)])
+        assert len(decoded) == 1
 
 
 def one_large(txn: "lmdb.Transaction[bytes]", damage: DamageLog) -> tuple[StoredRows, bytes]:
