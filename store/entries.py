@@ -6,8 +6,9 @@ import lmdb
 
 from . import keys
 from .batch import Index
+from .damage import DamageLog
 
-__all__ = ["erase_entries", "list_entries", "list_names", "read_entries", "write_entries"]
+__all__ = ["decode_name", "erase_entries", "list_entries", "list_names", "read_entries", "write_entries"]
 
 
 def read_entries(
@@ -37,13 +38,24 @@ def list_entries(txn: "lmdb.Transaction[bytes]", stream: int) -> Iterator[tuple[
             found = cursor.next()
 
 
-def list_names(txn: "lmdb.Transaction[bytes]", after: str) -> Iterator[str]:
-    """The names of streams behind `after`, in byte order. Lazy."""
+def decode_name(data: bytes, damage: DamageLog) -> str | None:
+    """The name of a stream as it stands in a key or an entry; None, and damage noted, where it is none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        damage.report(f"name of stream {data!r}", str(error))
+        return None
+
+
+def list_names(txn: "lmdb.Transaction[bytes]", after: str, damage: DamageLog) -> Iterator[str]:
+    """The names of streams behind `after`, in byte order; one that cannot be read is left out and noted. Lazy."""
     start = keys.name_key(after)
     with txn.cursor() as cursor:
         found = cursor.set_range(start + b"\0" if after else start)
         while found and (key := cursor.key()).startswith(start[:1]):
-            yield key[1:].decode()
+            name = decode_name(key[1:], damage)
+            if name is not None:
+                yield name
             found = cursor.next()
 
 

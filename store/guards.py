@@ -11,20 +11,29 @@ from .damage import DamageLog
 from .errors import Corrupt
 from .framing import frame, unframe
 from .log import Guard
+from .numbers import read_number_at
 
-__all__ = ["kept_head", "pack_guard", "read_head", "read_number", "set_aside", "stored_guard"]
+__all__ = ["greatest_number", "kept_head", "pack_guard", "read_head", "read_number", "set_aside", "stored_guard"]
 
 _GUARD = struct.Struct(">QQ")
 
 
 def read_number(txn: "lmdb.Transaction[bytes]", name: str) -> int | None:
     """The number of the stream of this name, or None where it was never written. Corrupt if it is no number."""
-    data = txn.get(keys.name_key(name))
-    if data is None:
-        return None
-    if len(data) != 8:
-        raise Corrupt(f"number of stream {name!r}", f"it has {len(data)} bytes, not 8")
-    return int.from_bytes(data, "big")
+    return read_number_at(txn, keys.name_key(name), where=f"number of stream {name!r}")
+
+
+def greatest_number(txn: "lmdb.Transaction[bytes]") -> int:
+    """The greatest stream number that a name or a guard has; 0 where there is none. Cost: reads all names."""
+    greatest = 0
+    with txn.cursor() as cursor:
+        found = cursor.set_range(keys.name_key(""))
+        while found and not cursor.key().startswith(keys.row_prefix(0)[:1]):
+            key, value = cursor.item()
+            number = key[1:9] if key.startswith(keys.guard_prefix()) else value[:8]
+            greatest = max(greatest, int.from_bytes(number, "big"))
+            found = cursor.next()
+    return greatest
 
 
 def read_head(txn: "lmdb.Transaction[bytes]", name: str, number: int) -> Head | None:

@@ -2,7 +2,7 @@ r"""Every key of the store, byte by byte; one function a key. Numbers are big-en
 
     01 field:u8                      meta: the format's number, the last owner and stream number given out, the last
                                      segment that was deleted
-    02 name                          stream name (UTF-8) -> stream:u64, dense from 1
+    02 name                          stream name (UTF-8) -> its number, from 1 on (numbers.py, as in 01)
     03 stream:u64                    guard -> frame of epoch:u64 version:u64 head
     04 stream:u64 table:u8 key       rows, from the one of this key on -> frame of a chunk (chunks.py)
     05 index:u8 value* 00 stream:u64 index entry -> stream name

@@ -2,8 +2,8 @@
 
 | kind | what must hold |
 |---|---|
-| 01 | known fields, numbers of eight bytes |
-| 02 | a name of 1 to 400 bytes of UTF-8, a number given out, to one name only |
+| 01 | known fields; checksum |
+| 02 | a name of 1 to 400 bytes of UTF-8; checksum; a number given out, to one name only |
 | 03 | of a stream that has a name; checksum; a guard |
 | 04 | of a stream that has a name and a guard; checksum; rows in order, between this key and the next one |
 | 05, 06 | each entry stands in the list of its stream, and each of the list in its index |
@@ -15,6 +15,7 @@ A repair deletes nothing: what cannot be read moves aside (kind 0a). Index entri
 anew from what they are derived from.
 """
 
+import contextlib
 import hashlib
 import itertools
 from collections import Counter
@@ -30,16 +31,26 @@ from .chunks import LargeValue, decode_chunk
 from .contract import Head
 from .errors import Corrupt, StoreUnavailable
 from .framing import unframe
-from .guards import pack_guard, read_head, set_aside
+from .guards import greatest_number, pack_guard, read_head, set_aside
 from .lmdb_directory import FORMAT_VERSION, check_format, open_environment, read_error
-from .segments import decode_segment
+from .numbers import pack_number, read_number_at, unpack_number
+from .segments import decode_segment, read_segments
 from .writer_lock import WriterLock
 
 __all__ = ["CheckReport", "Finding", "check_directory", "check_transaction", "repair_directory"]
 
 _TABLES = {int(table): table for table in Table}
 _INDEXES = {int(index): index for index in Index}
-_FIELDS = (keys.FORMAT, keys.LAST_OWNER, keys.LAST_STREAM, keys.LAST_TRIMMED)
+_FIELDS = {
+    keys.FORMAT: "format of the store",
+    keys.LAST_OWNER: "last owner of the store",
+    keys.LAST_STREAM: "last stream number",
+    keys.LAST_TRIMMED: "last deleted segment",
+}
+OWNER_BITS = 32
+"""An epoch is an owner's number, with so many bits of activations below it."""
+OWNERS_LEFT_OUT = 1000
+"""Owners that opened the store and wrote nothing have left no trace: their numbers must not be given out again."""
 _KEY_BYTES_MAX = 511
 _ROUNDS_MAX = 3
 """Mending one thing may bring another to light: an entry that was set aside leaves a list naming it."""
@@ -165,8 +176,14 @@ class _Walk:
     def _field(self, key: bytes, value: bytes) -> None:
         if key not in _FIELDS:
             self._unknown(key, value)
-        elif len(value) != 8 or (key == keys.FORMAT and value != keys.number(FORMAT_VERSION)):
-            self._find(f"field {key.hex()}", f"{value.hex()} is no number of it")
+        elif key == keys.FORMAT:
+            if value != keys.number(FORMAT_VERSION):
+                self._find("format of the store", f"{value.hex()} is not the number of this format")
+        else:
+            try:
+                unpack_number(key, value, where=_FIELDS[key])
+            except Corrupt as error:
+                self._find(error.where, error.reason, self._new_field(key))
 
     def _name(self, key: bytes, value: bytes) -> None:
         where = f"name {key[1:]!r}"
@@ -175,14 +192,25 @@ class _Walk:
         except UnicodeDecodeError as error:
             self._find(where, str(error), _move_aside(key))
             return
-        number = int.from_bytes(value, "big")
-        if not 0 < len(key) - 1 <= NAME_BYTES_MAX or len(value) != 8 or not 0 < number <= self._last_stream:
-            self._find(where, f"{value.hex()} is no stream's number", _move_aside(key))
-        elif number in self._names:
+        if not 0 < len(key) - 1 <= NAME_BYTES_MAX:
+            self._find(where, "no stream's name is so long", _move_aside(key))
+            return
+        try:
+            number = unpack_number(key, value, where=where)
+        except Corrupt as error:
+            # Its entries in the indexes know the number as well; without one its rows could not be told from others'.
+            number = _number_by_entries(self._txn, key[1:])
+            mend = _putting(key, pack_number(key, number)) if number else _move_aside(key)
+            self._find(where, error.reason, mend)
+            if not number:
+                return
+        if number in self._names:
             self._find(where, f"it has the number of {self._names[number]!r}")
-        else:
-            self._names[number] = name
-            self._told.streams += 1
+            return
+        if number > self._last_stream:
+            self._find(where, "its number was never given out", self._new_field(keys.LAST_STREAM))
+        self._names[number] = name
+        self._told.streams += 1
 
     def _guard(self, key: bytes, value: bytes) -> None:
         number = int.from_bytes(key[1:], "big")
@@ -206,9 +234,27 @@ class _Walk:
             damaged = txn.get(key)
             if damaged is not None:
                 set_aside({key: damaged}, txn)
-            epoch = (_number(txn, keys.LAST_OWNER) + 1) << 32
-            txn.put(key, pack_guard(Head(epoch, 0, b"")))
-            txn.put(keys.LAST_OWNER, keys.number(_number(txn, keys.LAST_OWNER) + 1))
+            owner = max(_number(txn, keys.LAST_OWNER), _greatest_owner(txn)) + 1
+            txn.put(key, pack_guard(Head(owner << OWNER_BITS, 0, b"")))
+            txn.put(keys.LAST_OWNER, pack_number(keys.LAST_OWNER, owner))
+
+        return mend
+
+    def _new_field(self, key: bytes) -> Mend:
+        """What can be derived from all else. An owner before may have written nothing: one more is left out for it."""
+
+        def mend(txn: "lmdb.Transaction[bytes]") -> None:
+            damaged = txn.get(key)
+            if damaged is not None:
+                set_aside({key: damaged}, txn)
+            if key == keys.LAST_STREAM:
+                number = greatest_number(txn)
+            elif key == keys.LAST_OWNER:
+                number = _greatest_owner(txn) + OWNERS_LEFT_OUT
+            else:
+                first = next(read_segments(txn, 0), None)
+                number = first[0] - 1 if first is not None else 0
+            txn.put(key, pack_number(key, number))
 
         return mend
 
@@ -330,7 +376,30 @@ def _pairs(txn: "lmdb.Transaction[bytes]") -> Iterator[tuple[bytes, bytes]]:
 
 
 def _number(txn: "lmdb.Transaction[bytes]", key: bytes) -> int:
-    return int.from_bytes(txn.get(key) or b"", "big")
+    """A field; where it cannot be read, which is told where the walk meets it, the greatest there can be."""
+    try:
+        return read_number_at(txn, key, where=_FIELDS[key]) or 0
+    except Corrupt:
+        return greatest_number(txn) if key == keys.LAST_STREAM else 0
+
+
+def _number_by_entries(txn: "lmdb.Transaction[bytes]", name: bytes) -> int:
+    """The stream number that a name's index entries have; 0 where it has none."""
+    numbers = {int.from_bytes(key[-8:], "big") for key, value in _pairs(txn) if key[:1] == b"\x05" and value == name}
+    return numbers.pop() if len(numbers) == 1 else 0
+
+
+def _greatest_owner(txn: "lmdb.Transaction[bytes]") -> int:
+    """The last owner that any guard, or batch in the log, was written by."""
+    epochs = [0]
+    for key, value in _pairs(txn):
+        with contextlib.suppress(Corrupt):
+            if key.startswith(keys.guard_prefix()):
+                head = read_head(txn, "", int.from_bytes(key[1:], "big"))
+                epochs.append(head.epoch if head is not None else 0)
+            elif key.startswith(keys.segment_prefix()):
+                epochs.extend(batch.epoch for batch in decode_segment(value, number=keys.segment_number(key)))
+    return max(epochs) >> OWNER_BITS
 
 
 def _putting(key: bytes, value: bytes) -> Mend:

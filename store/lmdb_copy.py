@@ -16,9 +16,9 @@ from pathlib import Path
 
 import lmdb
 
-from .errors import Corrupt, StoreFull, StoreLocked, StoreUnavailable
+from .errors import Corrupt, StoreFull, StoreUnavailable
 from .lmdb_check import CheckReport, check_transaction
-from .lmdb_directory import check_format, open_environment, read_error
+from .lmdb_directory import check_format, open_environment, read_error, sync_directory
 from .lmdb_store import LmdbStore
 from .writer_lock import WriterLock
 
@@ -59,8 +59,13 @@ def back_up(path: Path, target: Path) -> Copied:
         part.mkdir(mode=0o700)
         copied = _copy(path, part / "data.mdb")
         _check_sound(copied.report, path)
+        sync_directory(part)
         part.rename(target)
-        _sync_directory(target.parent)
+        try:
+            sync_directory(target.parent)
+        except OSError:
+            target.rename(part)  # which is removed: a name that may not last is no backup
+            raise
     return copied
 
 
@@ -88,25 +93,15 @@ def compact(path: Path) -> Copied:
 
 @contextlib.contextmanager
 def unchanging(path: Path) -> Generator[Path]:
-    """A directory with the store as it is now, that nobody writes to: its own, locked, or else a copy beside it.
+    """A copy of the store as it is now, beside it, removed afterwards: for what has to see one moment of it.
 
-    For what has to see one moment of a store that a process may be writing to. The copy is removed afterwards.
+    A copy also where nobody writes: a lock would keep out whoever wants to begin.
 
     Raises:
         StoreUnavailable, StoreFull: there is no store, or no place for the copy.
     """
-    lock: WriterLock | None = None
-    try:
-        if (path / "data.mdb").exists() and os.access(path, os.W_OK):
-            lock = WriterLock(path)
-    except StoreLocked:
-        pass
-    if lock is not None or not (path / "data.mdb").exists():  # where there is no store, whoever opens it says so
-        try:
-            yield path
-        finally:
-            if lock is not None:
-                lock.release()
+    if not (path / "data.mdb").exists():
+        yield path  # whoever opens it says so
         return
     copy = _unfinished(path.absolute(), "moment")
     try:
@@ -145,7 +140,7 @@ def put_in_place(path: Path, new: Path) -> None:
                 f"a process reads from the store {str(path)!r}, whose file is to be replaced: end it first"
             ) from error
         new.rename(path / "data.mdb")
-        _sync_directory(path)
+        sync_directory(path)
 
 
 def _unfinished(target: Path, what: str) -> Path:
@@ -216,11 +211,3 @@ def _writing_to(directory: Path, made: Path) -> Generator[None]:
             fault = StoreFull if full else StoreUnavailable
             raise fault(f"{str(made)!r} cannot be written: {error.strerror}; nothing of it is left") from error
         raise
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -26,6 +26,7 @@ __all__ = [
     "make_directory",
     "open_environment",
     "read_error",
+    "sync_directory",
     "write_error",
     "write_format",
 ]
@@ -37,8 +38,12 @@ READERS_MAX = 512
 
 def make_directory(path: Path) -> None:
     """The directory exists afterwards, readable to its owner only where it is new. StoreUnavailable if it cannot."""
+    missing = [parent for parent in path.parents if not parent.exists()]
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (path / "data.mdb").exists():  # else it was made, and seen to be on the disk, before
+            for parent in (path.parent, *(parent.parent for parent in missing)):
+                sync_directory(parent)
     except FileExistsError as error:
         raise StoreUnavailable(
             f"{str(path)!r} is a file, but a store is a directory: give the name of a directory, which may be a new one"
@@ -47,6 +52,15 @@ def make_directory(path: Path) -> None:
         raise StoreUnavailable(
             f"the store {str(path)!r} cannot be created: {error.strerror}; use a directory that you may write to"
         ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """The names in a directory survive power loss afterwards. OSError where the disk does not take them."""
+    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def open_environment(path: Path, *, readonly: bool, sync: bool, map_size_bytes: int) -> lmdb.Environment:
@@ -94,11 +108,7 @@ def _create_file(path: Path, *, map_size_bytes: int) -> None:
         new.rename(path / "data.mdb")
     finally:
         new.unlink(missing_ok=True)
-    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path)
 
 
 def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:

@@ -29,12 +29,13 @@ from .batch import Batch, Index, IndexRow, Table, check_batches, check_name
 from .checkpoint import Round
 from .contract import Durability, Head, IndexHit, Refusal, StoreStatistics
 from .damage import DamageLog
-from .entries import list_entries, list_names, read_entries
+from .entries import decode_name, list_entries, list_names, read_entries
 from .errors import Corrupt, StoreError, StoreUnavailable
-from .guards import read_head, read_number, set_aside, stored_guard
+from .guards import greatest_number, read_head, read_number, set_aside, stored_guard
 from .lmdb_directory import WriterLock, check_format, make_directory, write_format
 from .lmdb_environment import Environment
 from .log import Log
+from .numbers import pack_number, read_number_at
 from .overlay import merged
 from .rows import StoredRows
 from .segments import decode_segment, encode_segment, read_segments
@@ -128,8 +129,9 @@ class LmdbStore:
 
     def claim(self) -> int:
         def next_owner(txn: "lmdb.Transaction[bytes]") -> int:
-            owner = int.from_bytes(txn.get(keys.LAST_OWNER) or b"", "big") + 1
-            txn.put(keys.LAST_OWNER, keys.number(owner))
+            last = read_number_at(txn, keys.LAST_OWNER, where="last owner of the store")
+            owner = (last or 0) + 1
+            txn.put(keys.LAST_OWNER, pack_number(keys.LAST_OWNER, owner))
             return owner
 
         with self._writing:
@@ -215,11 +217,12 @@ class LmdbStore:
             return list(islice(entries, limit))
 
         pairs = self._environment.read(read)
-        return [IndexHit(key, keys.entry_value(key), name.decode()) for key, name in pairs]
+        named = ((key, decode_name(name, self.damage)) for key, name in pairs)
+        return [IndexHit(key, keys.entry_value(key), name) for key, name in named if name is not None]
 
     def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
         keys.check_limit(limit)
-        return self._environment.read(lambda txn: list(islice(list_names(txn, after), limit)))
+        return self._environment.read(lambda txn: list(islice(list_names(txn, after, self.damage), limit)))
 
     def entries(self, stream: str) -> list[IndexRow]:
         check_name(stream)
@@ -251,22 +254,41 @@ class LmdbStore:
 
         Returns: the segments that cannot be read.
         """
-        trimmed = int.from_bytes(txn.get(keys.LAST_TRIMMED) or b"", "big")
+        trimmed = self._last_trimmed(txn)
         anew = trimmed > self._log.last_segment or self._log.size_bytes > self._log_bytes_read_max
         if anew:
             self._log = Log(last_segment=trimmed)  # what we missed is in the rows by now
         damaged: dict[bytes, bytes] = {}
         for number, value in read_segments(txn, self._log.last_segment):
             try:
-                self._log.replay(decode_segment(value, number=number), partial(read_number, txn))
+                problems = self._log.replay(decode_segment(value, number=number), partial(read_number, txn))
             except Corrupt as error:
-                self.damage.report(error.where, error.reason)
+                problems = [error]
+            for problem in problems:
+                self.damage.report(problem.where, problem.reason)
                 damaged[keys.segment_key(number)] = value
             self._log.add_segment(number, len(value))
         if anew:  # a log that is larger than the bound must not be read anew each time
             self._log_bytes_read_max = self._log.size_bytes + READER_LOG_BYTES_MAX
-        self._log.streams = int.from_bytes(txn.get(keys.LAST_STREAM) or b"", "big")
+        self._log.streams = self._last_stream(txn)
         return damaged
+
+    def _last_trimmed(self, txn: "lmdb.Transaction[bytes]") -> int:
+        """The number of the last segment that was deleted; where it is damaged, the one before the first there is."""
+        try:
+            return read_number_at(txn, keys.LAST_TRIMMED, where="last deleted segment") or 0
+        except Corrupt as error:
+            self.damage.report(error.where, error.reason)
+            first = next(read_segments(txn, 0), None)
+            return first[0] - 1 if first is not None else 0
+
+    def _last_stream(self, txn: "lmdb.Transaction[bytes]") -> int:
+        """The last stream number that was given out; where it cannot be read, the greatest that something has."""
+        try:
+            return read_number_at(txn, keys.LAST_STREAM, where="last stream number") or 0
+        except Corrupt as error:
+            self.damage.report(error.where, error.reason)
+            return greatest_number(txn)
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -317,9 +339,10 @@ class LmdbStore:
         log.undo()  # of the try before
         answers = log.decide(batches, partial(stored_guard, txn))
         for stream in log.created:
-            txn.put(keys.name_key(stream.name), keys.number(stream.number))
+            key = keys.name_key(stream.name)
+            txn.put(key, pack_number(key, stream.number))
         if log.created:
-            txn.put(keys.LAST_STREAM, keys.number(log.streams))
+            txn.put(keys.LAST_STREAM, pack_number(keys.LAST_STREAM, log.streams))
         size_bytes = 0
         if log.accepted:
             segment = encode_segment(log.accepted)

@@ -210,16 +210,26 @@ class Log:
                 self._index.put(stream.number, batch)
         self._begin_anew()
 
-    def replay(self, batches: Sequence[Batch], number_of: Callable[[str], int | None]) -> None:
+    def replay(self, batches: Sequence[Batch], number_of: Callable[[str], int | None]) -> list[Corrupt]:
         """Take over what a segment of the log holds, in order; it was accepted when it was written.
+
+        Returns: for each batch that was left out, why: the number of its stream cannot be read.
 
         Of what is stored only the streams' numbers are asked for: a guard that cannot be read keeps nothing back.
         """
+        errors: list[Corrupt] = []
         for batch in batches:
             stream = self._known.get(batch.stream)
             if stream is None:
-                number = number_of(batch.stream)
-                assert number is not None, "a stream's name is stored with its first batch"
+                try:
+                    number = number_of(batch.stream)
+                    if number is None:
+                        raise Corrupt(
+                            f"number of stream {batch.stream!r}", "it is missing, and the log has a batch of it"
+                        )
+                except Corrupt as error:
+                    errors.append(error)
+                    continue
                 stream = self._known[batch.stream] = Stream(batch.stream, number, 0, 0)
             stream.epoch, stream.version = batch.epoch, batch.version + 1
             if not stream.batches:
@@ -227,6 +237,7 @@ class Log:
             stream.append(batch)
             if self._index is not None:
                 self._index.put(stream.number, batch)
+        return errors
 
     def _begin_anew(self) -> None:
         self.accepted, self.created, self._touched = [], [], []

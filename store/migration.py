@@ -27,6 +27,7 @@ from .guards import pack_guard
 from .lmdb_check import check_transaction
 from .lmdb_copy import Copied, new_file_beside, put_in_place
 from .lmdb_directory import FORMAT_VERSION, open_environment, write_format
+from .numbers import pack_number
 from .rows import StoredRows
 from .writer_lock import WriterLock
 
@@ -100,9 +101,9 @@ def _copy_fields(source: "lmdb.Transaction[bytes]", made: lmdb.Environment) -> N
         write_format(txn)
         owner = source.get(keys.LAST_OWNER)
         if owner is not None:
-            txn.put(keys.LAST_OWNER, owner)
+            txn.put(keys.LAST_OWNER, pack_number(keys.LAST_OWNER, int.from_bytes(owner, "big")))
         numbers = [int.from_bytes(key[1:], "big") for key, _ in _range(source, keys.guard_prefix())]
-        txn.put(keys.LAST_STREAM, keys.number(max(numbers, default=0)))
+        txn.put(keys.LAST_STREAM, pack_number(keys.LAST_STREAM, max(numbers, default=0)))
 
 
 def _copy_streams(source: "lmdb.Transaction[bytes]", made: lmdb.Environment) -> None:
@@ -122,7 +123,7 @@ def _copy_head(
     guard = source.get(keys.guard_key(stream)) or b""
     if len(guard) < _GUARD.size:
         raise Corrupt(f"guard of stream {name!r}", f"it has {len(guard)} bytes, not {_GUARD.size} or more")
-    txn.put(name_key, number)
+    txn.put(name_key, pack_number(name_key, stream))
     epoch, version = _GUARD.unpack_from(guard)
     txn.put(keys.guard_key(stream), pack_guard(Head(epoch, version, guard[_GUARD.size :])))
     prefix = keys.listed_prefix(stream)

@@ -9,6 +9,7 @@ from . import keys
 from .batch import Batch
 from .errors import Corrupt
 from .framing import frame_encoded, unframe
+from .numbers import pack_number
 
 __all__ = ["decode_segment", "delete_segments", "encode_segment", "read_segments"]
 
@@ -48,4 +49,4 @@ def delete_segments(txn: "lmdb.Transaction[bytes]", numbers: Sequence[int]) -> N
     for number in numbers:
         txn.delete(keys.segment_key(number))
     if numbers:
-        txn.put(keys.LAST_TRIMMED, keys.number(numbers[-1]))
+        txn.put(keys.LAST_TRIMMED, pack_number(keys.LAST_TRIMMED, numbers[-1]))
