@@ -8,7 +8,8 @@ import pytest
 from callboard.store import Batch, Head, Index, IndexRow, LmdbStore, Row, Table, checkpoint, keys, rows
 from callboard.store.checkpoint import BATCHES_PER_STEP, SEGMENTS_PER_COMMIT
 from callboard.store.chunks import Stored, decode_chunk
-from callboard.store.log import Stream
+from callboard.store.index_overlay import IndexOverlay
+from callboard.store.log import Log, Stream
 
 LOG_BYTES_MAX = 20_000
 ROW_BYTES = 200
@@ -155,6 +156,35 @@ def test_erasing_in_a_tail_of_several_steps_leaves_what_came_after(store: LmdbSt
         b"only"
     ]
     assert [entry.value for entry in store.entries("one")] == [keys.number(159)]
+
+
+def test_after_each_round_the_entries_that_are_in_the_rows_are_forgotten(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlays: set[int] = set()
+    index = Log.index
+
+    def noting(log: Log) -> IndexOverlay:
+        kept.append(index(log))
+        overlays.add(id(kept[-1]))
+        return kept[-1]
+
+    kept: list[IndexOverlay] = []
+    monkeypatch.setattr(Log, "index", noting)
+    for version in range(1000):
+        store.commit([a_turn("one", version)])
+        assert [hit.value for hit in store.scan_index(Index.UPDATED)] == [keys.number(version)]
+
+    assert len(overlays) == store.statistics().checkpoints + 1
+
+
+def test_turns_that_bring_no_head_keep_the_one_in_the_rows(store: LmdbStore) -> None:
+    store.commit([Batch("one", 1, 0, b"kept")])
+    store.checkpoint()
+    store.commit([Batch("one", 1, 1), Batch("one", 2, 2)])
+    store.checkpoint()
+
+    assert store.load("one") == Head(2, 3, b"kept")
 
 
 def test_a_busy_stream_that_is_read_all_the_time_is_not_held_whole_in_memory() -> None:

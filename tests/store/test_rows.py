@@ -172,6 +172,13 @@ def test_a_scan_keeps_its_bounds_in_both_directions(
 
         assert list(rows.scan(Table.RUN, start, stop, newest_first=False)) == wanted
         assert list(rows.scan(Table.RUN, start, stop, newest_first=True)) == wanted[::-1]
+        for key, _ in model[Table.RUN].items():
+            before, behind = [row for row in wanted if row[0] < key], [row for row in wanted if row[0] >= key]
+            for newest_first in (False, True):
+                found = list(rows.scan(Table.RUN, start, key, newest_first=newest_first))
+                assert found == (before[::-1] if newest_first else before) or (stop is not None and stop < key)
+                found = list(rows.scan(Table.RUN, max(start, key), stop, newest_first=newest_first))
+                assert found == (behind[::-1] if newest_first else behind)
         lazy = rows.scan(Table.RUN, start, stop, newest_first=True)
         assert list(islice(lazy, limit)) == wanted[::-1][:limit]
 
