@@ -47,6 +47,9 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runtime/residency.py": "a user's method, asked by a timer or by somebody else's message",
             "runtime/observing.py::Observable.tell": "a user's observer must not disturb what it observes",
             "tests/simulation/soak.py::judge": "whatever a program ends with is its seed's, and the others go on",
+            "tests/kill/soak.py::judge": "whatever a round ends with is that round's, and the others go on",
+            "tests/kill/kill_nursery.py::_work": "a forked child must never return into the nursery",
+            "tests/faults/fault_server.py::in_child": "a forked child must never return into the server",
         },
         "a_task_lives_in_a_task_group": {
             "tests/actors/test_tool_faults.py::awaits_a_cancelled_task": "a user's tool, which does what ours may not",

@@ -2,9 +2,9 @@
 
 A write is certain once a later sync of its file has succeeded, or at once through a descriptor with O_DSYNC. Until then
 each sector of it may be there or not, whatever else is there: the kernel writes pages back as it likes. A new name, a
-rename or an unlink is certain once its directory was synced; before that, only the order among names is kept, as a
-journalling filesystem does. A sync that failed makes nothing certain, not even later: the kernel may have marked the
-pages clean and forgotten them.
+rename or an unlink is certain once its directory was synced, which is all that POSIX promises (ext4, XFS and Btrfs keep
+more); before that, only the order among names is kept, as a journal does. A sync that failed makes nothing certain, not
+even later: the kernel may have marked the pages clean and forgotten them.
 
 Source: Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014; Rebello et al., "Can Applications Recover
 from fsync Failures?", USENIX ATC 2020.
@@ -117,16 +117,10 @@ _NAMING = (Kind.CREATE, Kind.MKDIR, Kind.RENAME, Kind.LINK, Kind.UNLINK, Kind.RM
 
 
 class Disk:
-    """All files below `root`, after the entries that were given to `apply`.
+    """All files below `root`, after the entries that were given to `apply`."""
 
-    Args:
-        journalled: any sync makes all names of before certain, as on ext4, XFS and Btrfs, whose journal is written in
-            order; else only the sync of the directory that a name is in, which is all that POSIX promises.
-    """
-
-    def __init__(self, root: str, *, journalled: bool) -> None:
+    def __init__(self, root: str) -> None:
         self._root = root
-        self._journalled = journalled
         self._names = _Names()
         self._certain_names = _Names()
         self._loose_names: list[tuple[Kind, str, str, _File | None]] = []
@@ -166,12 +160,12 @@ class Disk:
             file.loose.append(change)
 
     def _sync(self, path: str) -> None:
-        is_file = path in self._names and self._names[path].certain is not None
-        if is_file:
+        if path in self._names and self._names[path].certain is not None:
             self._names[path].sync()
+            return
         left: list[tuple[Kind, str, str, _File | None]] = []
         for change in self._loose_names:
-            if self._journalled or (not is_file and os.path.dirname(change[1]) == path):
+            if os.path.dirname(change[1]) == path:
                 self._certain_names.apply(*change)
             else:
                 left.append(change)

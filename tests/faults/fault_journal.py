@@ -54,8 +54,8 @@ class Note(msgspec.Struct, omit_defaults=True):
     Attributes:
         what: "step" (a new step of the scenario, `text`), "try" (a commit of `batches`), "done" (its `answers`, one a
             batch, "" for accepted), "claimed" (`number`), "opened", "seen" (`dump`: the digest of all that the open
-            store shows), "raised" (a store's error: `text`, `error`, `uncertain`), "crashed" (any other error),
-            "called" (`answers`: the methods used).
+            store shows), "raised" (a store's error: `text`, `error`, `uncertain`), "called" (`answers`: the methods
+            used).
     """
 
     what: str

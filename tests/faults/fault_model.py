@@ -151,8 +151,6 @@ class Possible:
                 self.claimed = note.number
             case "called":
                 self.backed_up = BACK_UP in note.answers
-            case "crashed":
-                raise Broken(note.text)
             case _:
                 pass
 

@@ -7,7 +7,6 @@ be too.
 """
 
 import random
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -62,13 +61,10 @@ class Scenario:
 
     def run(self, seed: int = 0) -> None:
         """Take all steps. Seed 0 is the program of every run, others add steps by chance."""
-        try:
-            for name, step in self._steps(seed):
-                self._note("step", name)
-                step()
-            self._notebook.write(Note("called", answers=sorted(self._called)))
-        except BaseException:  # noqa: BLE001 - whatever is no StoreError is a fault of the store's, and must be told
-            self._note("crashed", traceback.format_exc())
+        for name, step in self._steps(seed):
+            self._note("step", name)
+            step()
+        self._notebook.write(Note("called", answers=sorted(self._called)))
 
     def _steps(self, seed: int) -> list[tuple[str, Callable[[], object]]]:
         steps: list[tuple[str, Callable[[], object]]] = [

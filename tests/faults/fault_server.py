@@ -2,12 +2,13 @@
 
 It runs with interpose.c loaded, and reads a JSON `Order` a line: play the scenario in one forked child, with the plan
 armed; then open what is left in another, with no plan, and note what the store shows and whether it can still be used.
-It answers with how each child ended. Children have no threads and no store from here: forking is safe.
+It answers with how each child ended; Children have no threads and no store from here: forking is safe.
 """
 
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from fault_journal import Notebook
+from fault_journal import Note, Notebook
 from fault_model import Dump, look
 from fault_scenario import Scenario
 
 from callboard.store import Batch, LmdbStore, Store, StoreError
 from callboard.store.contract import Refusal
 from callboard.store.lmdb_check import check_directory
+from callboard.store.lmdb_copy import NEW_FILE
+from callboard.store.migration import migrate
 
 __all__ = ["Found", "Order", "Outcome"]
 
@@ -32,7 +35,11 @@ LIFE_S_MAX = 30
 
 
 class Order(msgspec.Struct):
-    """What to do in `folder`, which is there. `plan` None: only look at what lies there. `broken`: see BROKEN."""
+    """What to do in `folder`, which is there.
+
+    `plan` None: only look at what lies there. `broken`: see BROKEN. `golden`: migrate the store with this data.mdb,
+    of an older format, instead of playing the scenario.
+    """
 
     folder: str
     plan: str | None = ""
@@ -40,22 +47,23 @@ class Order(msgspec.Struct):
     durability: Literal["sync", "async"] = "sync"
     with_bytes: bool = False
     broken: str = ""
+    golden: str = ""
 
 
 class Outcome(msgspec.Struct):
-    """How the children ended: exit status, or the negative number of the signal."""
+    """How the children ended: exit status, or the negative number of the signal; what they raised."""
 
     life: int
     look: int
+    crash: str = ""
 
 
 class Found(msgspec.Struct):
-    """What the second child saw: `fault` "" where it could look and the store could be used."""
+    """What the second child saw, where it could look and the store could be used."""
 
     dump: Dump = []
     claimed: int = 0
     backup: Dump | None = None
-    fault: str = ""
 
 
 class _AnswersEarly(LmdbStore):
@@ -104,6 +112,37 @@ def play(order: Order) -> None:
     Scenario(folder / "root", notebook, heal=shim.faults_heal, open_store=partial(open_store, order)).run(order.seed)
 
 
+def play_migration(order: Order) -> None:
+    """Twice, where it fails with what a store may raise."""
+    folder = Path(order.folder)
+    path = folder / "root" / "store"
+    path.mkdir()
+    shutil.copyfile(order.golden, path / "data.mdb")
+    arm(order, order.plan or "")
+    notebook = Notebook(folder / "journal")
+    notebook.write(Note("step", "migrate"))
+    for _ in range(2):
+        try:
+            migrate(path)
+            return
+        except StoreError as error:
+            notebook.write(Note("raised", f"migrate: {error}", error=type(error).__name__))
+
+
+def look_at_the_migrated(order: Order) -> None:
+    """Migrate what has the old format still; then Found as of any store."""
+    path = Path(order.folder) / "root" / "store"
+    found = Found()
+    migrate(path)
+    assert not (path / NEW_FILE).exists()
+    assert not check_directory(path).findings
+    store = LmdbStore(path)
+    found.dump = look(store)
+    found.claimed = store.claim()
+    store.close()
+    (Path(order.folder) / "found").write_bytes(msgspec.msgpack.encode(found))
+
+
 def arm(order: Order, plan: str) -> None:
     settings = {"FAULTS_ROOT": f"{order.folder}/root", "FAULTS_JOURNAL": f"{order.folder}/journal", "FAULTS_PLAN": plan}
     os.environ.update(settings)
@@ -116,28 +155,25 @@ def look_at_what_is_left(order: Order) -> None:
     """Open, look, use, close, open again: Found goes to `folder`/found."""
     path = Path(order.folder) / "root" / "store"
     found = Found()
-    try:
-        store = LmdbStore(path, map_size_bytes=1 << 17, log_bytes_max=2_000)
-        found.dump = look(store)
-        found.claimed = store.claim()
-        head = store.load("session:a")
-        batch = Batch("session:a", 1 << 40, head.version if head is not None else 0, head=b"usable")
-        assert store.commit([batch]) == [None]
+    store = LmdbStore(path, map_size_bytes=1 << 17, log_bytes_max=2_000)
+    found.dump = look(store)
+    found.claimed = store.claim()
+    head = store.load("session:a")
+    batch = Batch("session:a", 1 << 40, head.version if head is not None else 0, head=b"usable")
+    assert store.commit([batch]) == [None]
+    store.close()
+    store = LmdbStore(path, readonly=True)
+    head = store.load("session:a")
+    assert head is not None
+    assert head.head == b"usable"
+    store.close()
+    findings = check_directory(path).findings
+    assert not findings, findings
+    backup = path.with_name("backup")
+    if backup.exists():
+        store = LmdbStore(backup, readonly=True)
+        found.backup = look(store)
         store.close()
-        store = LmdbStore(path, readonly=True)
-        head = store.load("session:a")
-        assert head is not None
-        assert head.head == b"usable"
-        store.close()
-        findings = check_directory(path).findings
-        assert not findings, findings
-        backup = path.with_name("backup")
-        if backup.exists():
-            store = LmdbStore(backup, readonly=True)
-            found.backup = look(store)
-            store.close()
-    except BaseException:  # noqa: BLE001 - whatever it is, it must be told
-        found.fault = traceback.format_exc()
     (Path(order.folder) / "found").write_bytes(msgspec.msgpack.encode(found))
 
 
@@ -150,7 +186,8 @@ def in_child(work: Callable[[Order], None], order: Order) -> int:
             work(order)
             code = 0
         except BaseException:  # noqa: BLE001 - a forked child must never return into the server
-            traceback.print_exc()
+            with (Path(order.folder) / "crashed").open("a") as file:
+                file.write(traceback.format_exc())
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -160,8 +197,12 @@ def main() -> None:
     logging.disable(logging.CRITICAL)  # the store warns of what it met, on and on
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Order)
-        life = in_child(play, order) if order.plan is not None else 0
-        outcome = Outcome(life, in_child(look_at_what_is_left, order))
+        work, inspect = (play_migration, look_at_the_migrated) if order.golden else (play, look_at_what_is_left)
+        life = in_child(work, order) if order.plan is not None else 0
+        outcome = Outcome(life, in_child(inspect, order))
+        crash = Path(order.folder) / "crashed"
+        if crash.exists():
+            outcome.crash = crash.read_text()
         os.write(1, msgspec.json.encode(outcome) + b"\n")
 
 

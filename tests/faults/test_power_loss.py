@@ -29,9 +29,6 @@ pytestmark = [
 
 Disks: TypeAlias = Callable[[Disk, random.Random], list[Files]]
 
-JOURNALLED = True
-"""False asks for more than ext4, XFS and Btrfs need: that each new directory is synced into its parent."""
-
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
@@ -46,7 +43,7 @@ def any_disk(disk: Disk, chance: random.Random) -> list[Files]:
 
 def cuts(life: Life, disks: Disks, chance: random.Random, *, behind: int) -> Iterator[tuple[str, Files, Possible]]:
     """Every place of the life at which the power can fail, with disks that it may leave, and what they may show."""
-    disk, possible = Disk(life.root, journalled=JOURNALLED), Possible()
+    disk, possible = Disk(life.root), Possible()
     step = ""
     for entry in life.journal:
         if entry.note is not None:
