@@ -53,7 +53,7 @@ class _Server:
             [sys.executable, str(HERE / "fault_server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**kept, "LD_PRELOAD": str(shim), "PYTHONHASHSEED": "0"},
+            env={**with_our_modules(kept), "LD_PRELOAD": str(shim), "PYTHONHASHSEED": "0"},
         )
 
     def ask(self, order: Order) -> Outcome:
@@ -69,6 +69,11 @@ class _Server:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+
+
+def with_our_modules(environment: dict[str, str]) -> dict[str, str]:
+    """So that the server finds them also under PYTHONSAFEPATH."""
+    return {**environment, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 class Lab:

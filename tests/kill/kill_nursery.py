@@ -107,7 +107,10 @@ def open_nursery() -> Generator[Nursery]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # What is killed leaves no figures of coverage, and measuring them would cost each worker a third of its speed.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
-    command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
+    here = Path(__file__)
+    # Under PYTHONSAFEPATH it would not find the workers.
+    kept["PYTHONPATH"] = os.pathsep.join([str(here.parent), *filter(None, [kept.get("PYTHONPATH")])])
+    command = [sys.executable, str(here), str(theirs.fileno())]
     with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=kept, start_new_session=True) as process:
         theirs.close()
         try:
