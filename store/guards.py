@@ -1,5 +1,6 @@
 """A stream's guard on disk: its epoch, its version and its head, as the last checkpoint left them."""
 
+import contextlib
 import struct
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ from .damage import DamageLog
 from .errors import Corrupt
 from .framing import frame, unframe
 from .log import Guard
-from .numbers import read_number_at
+from .numbers import read_number_at, unpack_number
 
 __all__ = ["greatest_number", "kept_head", "pack_guard", "read_head", "read_number", "set_aside", "stored_guard"]
 
@@ -24,14 +25,17 @@ def read_number(txn: "lmdb.Transaction[bytes]", name: str) -> int | None:
 
 
 def greatest_number(txn: "lmdb.Transaction[bytes]") -> int:
-    """The greatest stream number that a name or a guard has; 0 where there is none. Cost: reads all names."""
+    """The greatest stream number that a sound name or a guard has; 0 where there is none. Cost: reads all names."""
     greatest = 0
     with txn.cursor() as cursor:
         found = cursor.set_range(keys.name_key(""))
         while found and not cursor.key().startswith(keys.row_prefix(0)[:1]):
             key, value = cursor.item()
-            number = key[1:9] if key.startswith(keys.guard_prefix()) else value[:8]
-            greatest = max(greatest, int.from_bytes(number, "big"))
+            if key.startswith(keys.guard_prefix()):
+                greatest = max(greatest, int.from_bytes(key[1:9], "big"))
+            else:
+                with contextlib.suppress(Corrupt):
+                    greatest = max(greatest, unpack_number(key, value, where=""))
             found = cursor.next()
     return greatest
 

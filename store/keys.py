@@ -9,7 +9,7 @@ r"""Every key of the store, byte by byte; one function a key. Numbers are big-en
     06 stream:u64 index:u8 value     the entries that one stream has -> empty
     07 number:u64                    log: what one group commit stored -> frame of its batches (segments.py)
     08 hash:32                       a large value -> frame of it
-    09 hash:32                       how many rows have it -> u64
+    09 hash:32                       how many rows have it (numbers.py)
     0a hash:8 key                    bytes that could not be read, moved aside from `key` -> as they were
 
 - The log is the truth until a checkpoint has moved what it says into the kinds 03 to 06 (checkpoint.py).

@@ -351,16 +351,20 @@ class _Walk:
             self._find(where, "no row has it", _move_aside(key))
 
     def _count(self, key: bytes, value: bytes) -> None:
-        if int.from_bytes(value, "big") != self._references[key[1:]] or len(value) != 8:
-            self._wrong_count(key[1:], int.from_bytes(value, "big"))
+        try:
+            counted: int | str = unpack_number(key, value, where="")
+        except Corrupt as error:
+            counted = f"nothing ({error.reason})"
+        if counted != self._references[key[1:]]:
+            self._wrong_count(key[1:], counted)
 
-    def _wrong_count(self, digest: bytes, counted: int) -> None:
+    def _wrong_count(self, digest: bytes, counted: int | str) -> None:
         count = self._references[digest]
         key = keys.reference_key(digest)
 
         def mend(txn: "lmdb.Transaction[bytes]") -> None:
             if count:
-                txn.put(key, keys.number(count))
+                txn.put(key, pack_number(key, count))
             else:
                 txn.delete(key)
 

@@ -23,6 +23,7 @@ from .damage import DamageLog
 from .errors import Corrupt
 from .framing import frame, unframe
 from .guards import set_aside
+from .numbers import pack_number, read_number_at
 
 __all__ = ["BLOB_BYTES_MIN", "StoredRows", "place"]
 
@@ -161,10 +162,17 @@ class StoredRows:
         return large
 
     def _count_reference(self, large: LargeValue, change: int) -> None:
-        key = keys.reference_key(large.hash)
-        count = int.from_bytes(self._txn.get(key) or b"", "big") + change
+        """One row more or less has it. Where the count is damaged the value stays: one too many costs only space."""
+        key, where = keys.reference_key(large.hash), f"count of the large value {large.hash.hex()}"
+        try:
+            count = (read_number_at(self._txn, key, where=where) or 0) + change
+            if count < 0:
+                raise Corrupt(where, "it is missing, and a row had the value")
+        except Corrupt as error:
+            self._damage.report(error.where, error.reason)
+            return
         if count > 0:
-            self._txn.put(key, keys.number(count))
+            self._txn.put(key, pack_number(key, count))
         else:
             self._txn.delete(key)
             self._txn.delete(keys.blob_key(large.hash))

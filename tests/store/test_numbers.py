@@ -107,3 +107,23 @@ def test_a_name_that_is_no_text_is_left_out_of_the_list(tmp_path: Path) -> None:
     assert store.streams() == ["s1", "s2", "s3"]
     assert [damage.where for damage in store.damage.list()] == ["name of stream b'\\xff\\xfe'"]
     store.close()
+
+
+@pytest.mark.parametrize("damage", [b"", None, keys.number(1)])
+def test_a_large_value_whose_count_is_damaged_stays(tmp_path: Path, damage: bytes | None) -> None:
+    large = bytes(100_000)
+    store = LmdbStore(tmp_path)
+    store.commit([Batch(name, 1, 0, rows=(Row(Table.RUN, b"1", large),)) for name in ("a", "b")])
+    store.close()
+    with lmdb.open(str(tmp_path)) as env, env.begin(write=True) as txn, txn.cursor() as cursor:
+        assert cursor.set_range(keys.reference_key(b""))
+        key = cursor.key()
+        assert txn.delete(key) if damage is None else txn.put(key, damage)
+    store = LmdbStore(tmp_path)
+
+    store.commit([Batch("a", 1, 1, erase=True)])
+    store.checkpoint()
+
+    assert store.scan("b", Table.RUN) == [(b"1", large)]
+    assert [found.where.partition(" value")[0] for found in store.damage.list()] == ["count of the large"]
+    store.close()

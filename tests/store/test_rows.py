@@ -14,6 +14,7 @@ from callboard.store import chunks, keys, rows as rows_module
 from callboard.store.batch import Table
 from callboard.store.chunks import LargeValue, Stored, decode_chunk
 from callboard.store.damage import DamageLog
+from callboard.store.numbers import unpack_number
 from callboard.store.rows import StoredRows
 
 CHUNK_BYTES, CHUNK_BYTES_MIN, BLOB_BYTES_MIN = 70, 30, 40
@@ -92,7 +93,7 @@ def counted(txn: "lmdb.Transaction[bytes]") -> tuple[dict[bytes, int], set[bytes
     blobs: set[bytes] = set()
     for key, value in txn.cursor():
         if key[:1] == keys.reference_key(b""):
-            counts[key[1:]] = int.from_bytes(value, "big")
+            counts[key[1:]] = unpack_number(key, value, where="a count")
         elif key[:1] == keys.blob_key(b""):
             blobs.add(key[1:])
     return counts, blobs
