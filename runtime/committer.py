@@ -16,6 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+import anyio
+import anyio.to_thread
+
 from ..store.contract import Batch, Store
 from ..store.errors import StoreError, StoreUnavailable
 from .gathering import Entry, Gathering, Receipt
@@ -24,7 +27,7 @@ from .observing import Committed
 from .switch_interval import SwitchInterval
 from .waking import Backend
 
-__all__ = ["Committer", "Entry", "Receipt"]
+__all__ = ["Committer", "Entry", "Receipt", "close_store"]
 
 _log = logging.getLogger("callboard.committer")
 
@@ -38,6 +41,14 @@ def _unknown(what: str, error: BaseException) -> StoreUnavailable:
     unknown = StoreUnavailable(f"{what}: {error!r}", uncertain=True)
     unknown.__cause__ = error
     return unknown
+
+
+async def close_store(store: Store) -> None:
+    """Close it in a thread, where it may wait for a disk: the host's other tasks go on while the log becomes rows."""
+    if store.inline:
+        return store.close()
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(store.close)
 
 
 class Committer:

@@ -25,7 +25,7 @@ from .actor import Actor
 from .budget import RestartPolicy
 from .cell import ActorKind, Cell
 from .children import Children
-from .committer import Committer
+from .committer import Committer, close_store
 from .context import ACTIVATION_BITS
 from .dead_letters import DeadLetters
 from .dispatch import Dispatcher
@@ -353,7 +353,7 @@ class Runtime(Showing):
                 if error is None:
                     raise  # else the host's exception goes first, or an outer scope would swallow it
             finally:
-                self._store.close()
+                await close_store(self._store)
 
     async def recover(self) -> None:
         """Put right what an earlier process left behind; called once, before the runtime is ready. For subclasses."""

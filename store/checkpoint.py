@@ -48,6 +48,7 @@ class Round:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        log.begin_round()
         self._segments = len(log.segments)
         self._left = deque((stream, len(stream.batches)) for stream in log.with_tail())
         self._batches_per_byte = sum(count for _, count in self._left) / max(log.size_bytes, 1)

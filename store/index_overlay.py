@@ -34,6 +34,11 @@ class IndexOverlay:
             known.add((entry.index, key))
             self._overlays.setdefault(entry.index, Overlay()).put(key, name if entry.present else None)
 
+    @property
+    def size(self) -> int:
+        """How many entries it adds or removes."""
+        return sum(len(overlay) for overlay in self._overlays.values())
+
     def over(
         self, stored: Iterable[tuple[bytes, bytes]], index: Index, start: bytes, stop: bytes, *, newest_first: bool
     ) -> Iterator[tuple[bytes, bytes]]:

@@ -47,8 +47,6 @@ KNOWN_MAX = 100_000
 SYNC_INTERVAL_S = 1.0
 CHECKPOINT_BATCHES = 1000
 """Moved into rows by one transaction of `checkpoint`."""
-READER_LOG_BYTES_MAX = 64 << 20
-"""A reader that has taken over so much more of the log than there was begins anew with what is left of it."""
 
 _log = logging.getLogger("callboard.store")
 
@@ -90,8 +88,7 @@ class LmdbStore:
         self._readonly = readonly
         self._log_bytes_max = log_bytes_max
         self._writing = Lock()
-        self._log = Log()
-        self._log_bytes_read_max = READER_LOG_BYTES_MAX
+        self._log = Log(reading=readonly)
         self._round: Round | None = None
         self._stale = False  # True after a write that may have been stored: only the disk knows
         self._synced_at_s = time.monotonic()
@@ -241,10 +238,14 @@ class LmdbStore:
 
         return self._environment.read(read)
 
+    def catch_up(self) -> None:
+        """As a reader: take over now what was committed since the last read, so that the next one need not."""
+        self._environment.read(self._look)
+
     def _look(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Before each read: what is in memory agrees with the transaction."""
         if self._stale:
-            self._log, self._round = Log(), None
+            self._log, self._round = Log(reading=self._readonly), None
         if self._readonly or self._stale:
             self._catch_up(txn)
             self._stale = False
@@ -255,21 +256,23 @@ class LmdbStore:
         Returns: the segments that cannot be read.
         """
         trimmed = self._last_trimmed(txn)
-        anew = trimmed > self._log.last_segment or self._log.size_bytes > self._log_bytes_read_max
-        if anew:
-            self._log = Log(last_segment=trimmed)  # what we missed is in the rows by now
+        if trimmed > self._log.last_segment:
+            self._log = Log(last_segment=trimmed, reading=self._readonly)  # what we missed is in the rows by now
+        elif self._readonly:
+            self._log.follow(trimmed)
         damaged: dict[bytes, bytes] = {}
         for number, value in read_segments(txn, self._log.last_segment):
+            problems: list[Corrupt] = []
+            batches: list[Batch] = []
             try:
-                problems = self._log.replay(decode_segment(value, number=number), partial(read_number, txn))
+                batches = decode_segment(value, number=number)
             except Corrupt as error:
-                problems = [error]
+                problems.append(error)
+            problems += self._log.replay(batches, partial(read_number, txn))
             for problem in problems:
                 self.damage.report(problem.where, problem.reason)
                 damaged[keys.segment_key(number)] = value
             self._log.add_segment(number, len(value))
-        if anew:  # a log that is larger than the bound must not be read anew each time
-            self._log_bytes_read_max = self._log.size_bytes + READER_LOG_BYTES_MAX
         self._log.streams = self._last_stream(txn)
         return damaged
 
@@ -361,7 +364,7 @@ class LmdbStore:
                 if self._round.ended:
                     self._round = None
                     self._checkpoints += 1
-                    log.forget_index()
+                    log.end_round()
             if log.accepted:
                 log.add_segment(log.last_segment + 1, size_bytes)
             log.apply()

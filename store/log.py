@@ -95,8 +95,16 @@ class Stream:
             self.head = None
 
 
+INDEX_ENTRIES_READ_MAX = 200_000
+"""A reader's overlay of more entries than this is made anew from the tails, some 20 MB."""
+
+
 class Log:
     """All streams of one store that are known, and the transaction in the making.
+
+    Args:
+        last_segment: the number of the last record that was deleted before.
+        reading: True for one that follows another process's log, and learns from it alone what has got into the rows.
 
     Attributes:
         streams: how many streams there are, those of the transaction in the making included; the greatest number.
@@ -106,7 +114,7 @@ class Log:
         created: the streams that it makes.
     """
 
-    def __init__(self, *, last_segment: int = 0) -> None:
+    def __init__(self, *, last_segment: int = 0, reading: bool = False) -> None:
         self.streams = 0
         self.last_segment = last_segment
         self.size_bytes = 0
@@ -115,7 +123,11 @@ class Log:
         self.created: list[Stream] = []
         self._known: dict[str, Stream] = {}
         self._touched: list[tuple[Stream, int]] = []
+        # The second one has all since the round began. When the round ends that is all that the rows do not have.
         self._index: IndexOverlay | None = None
+        self._next_index: IndexOverlay | None = None
+        self._index_wanted = False
+        self._brought: deque[list[Stream]] | None = deque() if reading else None
         self._tails: dict[str, Stream] = {}
 
     def __getitem__(self, name: str) -> Stream:
@@ -205,9 +217,10 @@ class Log:
             if not stream.batches:
                 self._tails[stream.name] = stream
             stream.append(batch)
-        if self._index is not None:
-            for (stream, _), batch in zip(self._touched, self.accepted, strict=True):
-                self._index.put(stream.number, batch)
+        for index in (self._index, self._next_index):
+            if index is not None:
+                for (stream, _), batch in zip(self._touched, self.accepted, strict=True):
+                    index.put(stream.number, batch)
         self._begin_anew()
 
     def replay(self, batches: Sequence[Batch], number_of: Callable[[str], int | None]) -> list[Corrupt]:
@@ -218,6 +231,9 @@ class Log:
         Of what is stored only the streams' numbers are asked for: a guard that cannot be read keeps nothing back.
         """
         errors: list[Corrupt] = []
+        brought: list[Stream] = []
+        if self._brought is not None:
+            self._brought.append(brought)
         for batch in batches:
             stream = self._known.get(batch.stream)
             if stream is None:
@@ -235,6 +251,7 @@ class Log:
             if not stream.batches:
                 self._tails[stream.name] = stream
             stream.append(batch)
+            brought.append(stream)
             if self._index is not None:
                 self._index.put(stream.number, batch)
         return errors
@@ -247,12 +264,29 @@ class Log:
         if len(self._known) > known_max:
             self._known = dict(self._tails)
 
-    def forget_index(self) -> None:
-        """A round of checkpoints has ended: the entries that are in the rows need not lie over them any more."""
-        self._index = None
+    def follow(self, trimmed: int) -> None:
+        """As a reader: the writer has deleted the segments up to this number, so the rows have what they brought."""
+        assert self._brought is not None, "a writer knows what it moved"
+        while self.segments and self.segments[0][0] <= trimmed:
+            self.drop_segments(1)
+            for stream in self._brought.popleft():
+                self.drop(stream, 1)
+        if self._index is not None and self._index.size > INDEX_ENTRIES_READ_MAX:
+            self._index = None
+
+    def begin_round(self) -> None:
+        """All tails of now are about to be moved into rows."""
+        self._next_index = IndexOverlay() if self._index is not None else None
+
+    def end_round(self) -> None:
+        """They are in the rows, so that their entries need not lie over them any more."""
+        self._index = self._next_index if self._index_wanted else None
+        self._next_index = None
+        self._index_wanted = False
 
     def index(self) -> IndexOverlay:
-        """The entries that the tails add or remove. Cost: the first call after a round goes through all tails."""
+        """The entries that the tails add or remove. Cost: the first call for long goes through all tails."""
+        self._index_wanted = True
         if self._index is None:
             self._index = IndexOverlay()
             for stream in self._tails.values():

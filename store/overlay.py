@@ -1,6 +1,6 @@
 """Writes that lie over what is on disk: sorted, so that both can be read as one range. Pure."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 __all__ = ["Overlay", "merged"]
@@ -12,23 +12,26 @@ Write = tuple[bytes, bytes | None]
 class Overlay:
     """The last write of each key, in the order of the keys. Appending behind all others costs what a list's does."""
 
-    __slots__ = ("_order", "_values")
+    __slots__ = ("_in_order", "_order", "_values")
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes | None] = {}
         self._order: list[bytes] = []
+        self._in_order = True
 
     def put(self, key: bytes, value: bytes | None) -> None:
         if key not in self._values:
-            if not self._order or key > self._order[-1]:
-                self._order.append(key)
-            else:
-                insort(self._order, key)
+            if self._order and key < self._order[-1]:
+                self._in_order = False
+            self._order.append(key)
         self._values[key] = value
 
     def range(self, start: bytes, stop: bytes | None, *, newest_first: bool = False) -> Iterator[Write]:
         """The writes with `start <= key < stop` in byte order, or backwards."""
         order = self._order
+        if not self._in_order:
+            order.sort()  # nearly sorted as it is, which is what Timsort is good at
+            self._in_order = True
         first = bisect_left(order, start)
         last = len(order) if stop is None else bisect_left(order, stop)
         places = range(last - 1, first - 1, -1) if newest_first else range(first, last)

@@ -139,6 +139,7 @@ class ProcessStore:
     def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
         check_batches(batches)
         refusals = self._call(Call("commit", list(batches))).refusals
+        self._reader.catch_up()  # here, on the committer's thread: the event loop's reads find it done
         answers: list[Refusal | None] = []
         for fault in refusals:
             error = fault.error() if fault is not None else None
