@@ -146,6 +146,7 @@ class _Walk:
         self._last_segment = _number(txn, keys.LAST_TRIMMED)
         self._chunk_end: tuple[bytes, bytes] | None = None
         self._unguarded: set[int] = set()
+        self._entry_numbers: dict[bytes, set[int]] | None = None
 
     def report(self) -> CheckReport:
         kinds = {
@@ -162,6 +163,9 @@ class _Walk:
         }
         for key, value in _pairs(self._txn):
             kinds.get(key[0], self._unknown)(key, value)
+        for key, where in _FIELDS.items():
+            if self._txn.get(key) is None:
+                self._find(where, "it is missing", self._new_field(key))
         for digest in list(self._references):
             if self._txn.get(keys.reference_key(digest)) is None:
                 self._wrong_count(digest, 0)
@@ -199,7 +203,7 @@ class _Walk:
             number = unpack_number(key, value, where=where)
         except Corrupt as error:
             # Its entries in the indexes know the number as well; without one its rows could not be told from others'.
-            number = _number_by_entries(self._txn, key[1:])
+            number = self._number_by_entries(key[1:])
             mend = _putting(key, pack_number(key, number)) if number else _move_aside(key)
             self._find(where, error.reason, mend)
             if not number:
@@ -211,6 +215,15 @@ class _Walk:
             self._find(where, "its number was never given out", self._new_field(keys.LAST_STREAM))
         self._names[number] = name
         self._told.streams += 1
+
+    def _number_by_entries(self, name: bytes) -> int:
+        """The stream number that a name's index entries have; 0 where it has none, or several."""
+        if self._entry_numbers is None:
+            self._entry_numbers = {}
+            for key, value in _pairs(self._txn, keys.index_prefix(Index.UPDATED)[:1]):
+                self._entry_numbers.setdefault(value, set()).add(int.from_bytes(key[-8:], "big"))
+        numbers = self._entry_numbers.get(name, set())
+        return next(iter(numbers)) if len(numbers) == 1 else 0
 
     def _guard(self, key: bytes, value: bytes) -> None:
         number = int.from_bytes(key[1:], "big")
@@ -374,9 +387,11 @@ class _Walk:
         self._told.aside += 1
 
 
-def _pairs(txn: "lmdb.Transaction[bytes]") -> Iterator[tuple[bytes, bytes]]:
+def _pairs(txn: "lmdb.Transaction[bytes]", kind: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """All keys with their values, or those of one kind."""
     with txn.cursor() as cursor:
-        yield from cursor
+        if cursor.set_range(kind) if kind else cursor.first():
+            yield from itertools.takewhile(lambda pair: pair[0].startswith(kind), cursor)
 
 
 def _number(txn: "lmdb.Transaction[bytes]", key: bytes) -> int:
@@ -385,12 +400,6 @@ def _number(txn: "lmdb.Transaction[bytes]", key: bytes) -> int:
         return read_number_at(txn, key, where=_FIELDS[key]) or 0
     except Corrupt:
         return greatest_number(txn) if key == keys.LAST_STREAM else 0
-
-
-def _number_by_entries(txn: "lmdb.Transaction[bytes]", name: bytes) -> int:
-    """The stream number that a name's index entries have; 0 where it has none."""
-    numbers = {int.from_bytes(key[-8:], "big") for key, value in _pairs(txn) if key[:1] == b"\x05" and value == name}
-    return numbers.pop() if len(numbers) == 1 else 0
 
 
 def _greatest_owner(txn: "lmdb.Transaction[bytes]") -> int:

@@ -17,6 +17,7 @@ import lmdb
 from . import keys
 from .errors import Corrupt, NewerFormat, OlderFormat, StoreError, StoreFull, StoreUnavailable
 from .lmdb_file import check_whole
+from .numbers import pack_number
 from .writer_lock import WriterLock
 
 __all__ = [
@@ -140,7 +141,10 @@ def check_format(txn: "lmdb.Transaction[bytes]", path: Path) -> bool:
 
 
 def write_format(txn: "lmdb.Transaction[bytes]") -> None:
+    """What an empty store has. A field that is missing afterwards was lost."""
     txn.put(keys.FORMAT, keys.number(FORMAT_VERSION))
+    for key in (keys.LAST_OWNER, keys.LAST_STREAM, keys.LAST_TRIMMED):
+        txn.put(key, pack_number(key, 0))
 
 
 _NOT_OURS = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)

@@ -48,6 +48,8 @@ SYNC_INTERVAL_S = 1.0
 CHECKPOINT_BATCHES = 1000
 """Moved into rows by one transaction of `checkpoint`."""
 
+LAST_OWNER = "last owner of the store"
+
 _log = logging.getLogger("callboard.store")
 
 
@@ -126,8 +128,10 @@ class LmdbStore:
 
     def claim(self) -> int:
         def next_owner(txn: "lmdb.Transaction[bytes]") -> int:
-            last = read_number_at(txn, keys.LAST_OWNER, where="last owner of the store")
-            owner = (last or 0) + 1
+            last = read_number_at(txn, keys.LAST_OWNER, where=LAST_OWNER)
+            if last is None:
+                raise Corrupt(LAST_OWNER, "it is missing; callboard store check --repair finds another")
+            owner = last + 1
             txn.put(keys.LAST_OWNER, pack_number(keys.LAST_OWNER, owner))
             return owner
 
@@ -207,15 +211,15 @@ class LmdbStore:
             # Keys are never one another's prefix with a zero behind it, so after + b"\0" is the place just behind.
             start, stop = (start, min(stop, after)) if newest_first else (max(start, after + b"\0"), stop)
 
-        def read(txn: "lmdb.Transaction[bytes]") -> list[tuple[bytes, bytes]]:
+        def read(txn: "lmdb.Transaction[bytes]") -> list[IndexHit]:
             self._look(txn)
             stored = read_entries(txn, start, stop, newest_first=newest_first)
             entries = self._log.index().over(stored, index, start, stop, newest_first=newest_first)
-            return list(islice(entries, limit))
+            named = ((key, decode_name(name, self.damage)) for key, name in entries)
+            hits = (IndexHit(key, keys.entry_value(key), name) for key, name in named if name is not None)
+            return list(islice(hits, limit))  # a damaged entry must not make a page short, which would be the last
 
-        pairs = self._environment.read(read)
-        named = ((key, decode_name(name, self.damage)) for key, name in pairs)
-        return [IndexHit(key, keys.entry_value(key), name) for key, name in named if name is not None]
+        return self._environment.read(read)
 
     def streams(self, *, after: str = "", limit: int | None = None) -> list[str]:
         keys.check_limit(limit)
@@ -278,20 +282,24 @@ class LmdbStore:
 
     def _last_trimmed(self, txn: "lmdb.Transaction[bytes]") -> int:
         """The number of the last segment that was deleted; where it is damaged, the one before the first there is."""
-        try:
-            return read_number_at(txn, keys.LAST_TRIMMED, where="last deleted segment") or 0
-        except Corrupt as error:
-            self.damage.report(error.where, error.reason)
+        number = self._sound_number(txn, keys.LAST_TRIMMED, where="last deleted segment")
+        if number is None:
             first = next(read_segments(txn, 0), None)
-            return first[0] - 1 if first is not None else 0
+            number = first[0] - 1 if first is not None else 0
+        return number
 
     def _last_stream(self, txn: "lmdb.Transaction[bytes]") -> int:
-        """The last stream number that was given out; where it cannot be read, the greatest that something has."""
+        """The last stream number that was given out; where it is damaged, the greatest that something has."""
+        number = self._sound_number(txn, keys.LAST_STREAM, where="last stream number")
+        return number if number is not None else greatest_number(txn)
+
+    def _sound_number(self, txn: "lmdb.Transaction[bytes]", key: bytes, *, where: str) -> int | None:
+        """The number under `key`; None where there is none, or, with damage noted, none that can be read."""
         try:
-            return read_number_at(txn, keys.LAST_STREAM, where="last stream number") or 0
+            return read_number_at(txn, key, where=where)
         except Corrupt as error:
             self.damage.report(error.where, error.reason)
-            return greatest_number(txn)
+            return None
 
     # Writing --------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ Run it once with the code that a format was released with, then never again: wha
 wrote, and every later callboard must read or migrate it. Beside it lies `contents.json`: what that store gave back
 through its contract (bytes as base64).
 
-Source: format-1 was made by commit 0ad095b.
+Source: format-1 was made by commit 0ad095b, with this program as of commit 7d239b5.
 """
 
 import base64
@@ -108,13 +108,23 @@ def add_by_hand(store: LmdbStore) -> None:
     assert store.commit([turn, own]) == [None, None]
 
 
+def leave_in_the_log(store: LmdbStore) -> None:
+    """As a crash leaves it: rows for a part, and the log for the rest."""
+    store.checkpoint()
+    head = store.load("own:bytes")
+    assert head is not None
+    rows = (Row(Table.OUTCOME, b"late", b"in the log"), Row(Table.STEP, b"\0\1", None))
+    assert store.commit([Batch("own:bytes", head.epoch, head.version, rows=rows)]) == [None]
+
+
 def main(target: Path) -> None:
     work = target.with_name(target.name + ".making")
     anyio.run(converse, work, backend="trio")
     store = LmdbStore(work)
     add_by_hand(store)
+    leave_in_the_log(store)
     told = contents(store)
-    store.close()
+    store._give_back()  # pyright: ignore[reportPrivateUsage] -- closing would move the log into rows
     target.mkdir()
     (target / "contents.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     with lmdb.open(str(work), readonly=True) as env:

@@ -125,6 +125,9 @@ DAMAGES: list[tuple[Callable[[Txn], object], str, bool]] = [
     (move_chunk, "not in their place", True),
     (put(b"\x01\x77", b"x"), "no such key", True),
     (put(b"\x63whatever", b"x"), "no such key", True),
+    (delete(keys.LAST_OWNER), "last owner.*missing", True),
+    (delete(keys.LAST_STREAM), "last stream.*missing|never given out", True),
+    (delete(keys.LAST_TRIMMED), "last deleted.*missing", True),
     (put(keys.LAST_OWNER, b"x"), "last owner.*1 bytes", True),
 ]
 

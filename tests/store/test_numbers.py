@@ -5,7 +5,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from callboard.store import Batch, Corrupt, Head, LmdbStore, Row, Table, keys
+from callboard.store import Batch, Corrupt, Head, Index, IndexRow, LmdbStore, Row, Table, keys
 from callboard.store.numbers import pack_number, unpack_number
 
 
@@ -54,6 +54,46 @@ def test_a_damaged_field_is_noted_and_loses_or_mixes_up_no_stream(tmp_path: Path
         assert store.scan(name, Table.RUN) == [(b"1", name.encode()), (b"2", name.encode())]
     assert store.load("new") == Head(1, 1, b"new")
     assert store.scan("new", Table.RUN) == [(b"1", b"new")]
+    store.close()
+
+
+@pytest.mark.parametrize("key", [keys.LAST_TRIMMED, keys.LAST_STREAM])
+def test_a_field_that_is_missing_is_found_from_what_is_there(tmp_path: Path, key: bytes) -> None:
+    filled(tmp_path)
+    with lmdb.open(str(tmp_path)) as env, env.begin(write=True) as txn:
+        assert txn.delete(key)
+    store = LmdbStore(tmp_path)
+
+    store.commit([Batch("new", 1, 0, b"new", (Row(Table.RUN, b"1", b"new"),))])
+    store.checkpoint()
+
+    for name in ("s1", "s2", "s3"):
+        assert store.scan(name, Table.RUN) == [(b"1", name.encode()), (b"2", name.encode())]
+    assert store.scan("new", Table.RUN) == [(b"1", b"new")]
+    store.close()
+
+
+def test_a_missing_last_owner_gives_no_number_twice(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with lmdb.open(str(tmp_path)) as env, env.begin(write=True) as txn:
+        assert txn.delete(keys.LAST_OWNER)
+    store = LmdbStore(tmp_path)
+
+    with pytest.raises(Corrupt, match="check --repair"):
+        store.claim()
+    store.close()
+
+
+def test_a_damaged_index_entry_makes_no_page_short(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    store.commit([Batch(f"s{n}", 1, 0, index_rows=(IndexRow(Index.TAG, b"%d" % n),)) for n in range(9)])
+    store.close()
+    with lmdb.open(str(tmp_path)) as env, env.begin(write=True) as txn:
+        assert txn.put(keys.entry_key(Index.TAG, b"1", 2), b"\xff")
+    store = LmdbStore(tmp_path)
+
+    assert [hit.stream for hit in store.scan_index(Index.TAG, limit=3)] == ["s0", "s2", "s3"]
+    assert store.damage.count == 1
     store.close()
 
 
