@@ -9,7 +9,7 @@ cell, registry                              one place for each actor id
 dispatch, supervisor, workers, guard        who runs what, and where; what shields the others from it
 activation, residency                       how an actor comes into memory, and leaves it
 restarts, endings, children                 its crashes, its end, the tasks that it has started
-committer                                   group commit to the store
+committer, gathering, switch_interval       group commit to the store; which batches go together; the thread's share
 post_office, ref, deadlines                 tell and ask
 timers, ticks, reminders, reminding         time: the runtime's, an activation's, and what is stored of it
 waking                                      the one file that knows trio from asyncio
