@@ -3,7 +3,7 @@
 contract                 what every store promises: begin here ── batch (what is written), damage (what cannot be read)
 ├─ lmdb_store            on disk, the default
 │  ├─ log                what commits have put into the log, in memory ── overlay, index_overlay (laid over the rows)
-│  ├─ segments, rows     how the log and the rows lie on disk ── chunks, entries, guards, framing, numbers, keys (each byte)
+│  ├─ segments, rows     how both lie on disk ── chunks, entries, guards, framing, numbers, keys (every byte)
 │  ├─ checkpoint         from the one to the other
 │  ├─ lmdb_environment   transactions ── lmdb_directory (the door), writer_lock, lmdb_file (is it all there)
 │  └─ lmdb_check, lmdb_copy, migration   looking after it: check and repair, backup and compact, older formats
