@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from .message import Message, Usage
 
-__all__ = ["Delta", "Model", "ModelAnswer", "ModelRequest", "ModelSettings", "OnDelta", "ToolSchema"]
+__all__ = ["Delta", "Model", "ModelAnswer", "ModelRequest", "ModelSettings", "OnDelta", "OutputSchema", "ToolSchema"]
 
 
 class ToolSchema(Struct, frozen=True):
@@ -47,12 +47,30 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True):
     extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+class OutputSchema(Struct, frozen=True):
+    """The form that an answer's text is to have: JSON that fits a schema.
+
+    A server that cannot be held to it may ignore it: whoever asks checks the answer.
+
+    Attributes:
+        name: what the form is called: 1 to 64 of a-z, A-Z, 0-9, _ and -.
+        schema: a JSON schema of type object.
+        strict: whether the schema is of the part of JSON schema that servers can hold a model to (see `output.py`).
+    """
+
+    name: str
+    schema: dict[str, Any]
+    strict: bool = True
+
+
 class ModelRequest(Struct, frozen=True):
-    """One call: the messages in order (instructions first, as a system message), the tools, the settings."""
+    """One call: the messages in order (instructions first, as a system message), the tools, the settings, and the form
+    of the answer where it is not free."""
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
     settings: ModelSettings = ModelSettings()
+    output: OutputSchema | None = None
 
 
 class ModelAnswer(Struct, frozen=True):
