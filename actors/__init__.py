@@ -12,6 +12,7 @@ errors, ids
 """
 
 from .agent import Agent, ChatStream
+from .agent_spec import RunPolicy
 from .archive import SessionPage
 from .errors import (
     BadRequest,
@@ -31,7 +32,6 @@ from .errors import (
     UnknownRun,
     UnknownSession,
 )
-from .execution import RunPolicy
 from .host import Runtime
 from .instructions import InstructionContext, Template
 from .message import Message, ToolCall, Usage

@@ -11,8 +11,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from ..runtime.ref import PendingReply, Ref
 from .agent_actor import StartRun
+from .agent_spec import AgentSpec, RunPolicy
 from .conversation import as_message, as_messages
-from .execution import AgentSpec, RunPolicy
 from .host import Runtime
 from .ids import new_id
 from .instructions import Instructions, check_instructions

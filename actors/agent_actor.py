@@ -25,8 +25,9 @@ from ..runtime.errors import ActorFailed, Failed, Stopping, Unknown, UnknownActo
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
+from .agent_spec import AgentSpec
 from .errors import RunFailed, UnknownSession
-from .execution import AgentSpec, Execution
+from .execution import Execution
 from .message import Message
 from .reentry import HeldTurn, TurnWait
 from .reply import Reply

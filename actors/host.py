@@ -25,8 +25,9 @@ from ..store.errors import CallboardError, StoreUnavailable
 from ..store.master_key import MasterKey
 from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
+from .agent_spec import AgentSpec
 from .archive import Archive
-from .execution import AgentSpec, persist
+from .persistence import persist
 from .reentry import TurnWaits
 from .retention import RETENTION_KIND, RetentionActor, expire
 from .session_actor import SessionActor

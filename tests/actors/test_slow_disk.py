@@ -12,7 +12,7 @@ import trio.testing
 from callboard import Agent, Failed, Message, Reply, Runtime, Session, Stopping, StoreUnavailable, ToolCall, Unknown
 from callboard.actors.archive import Archive
 from callboard.actors.conversation import units
-from callboard.actors.execution import persist
+from callboard.actors.persistence import persist
 from callboard.store import Batch, MemoryStore
 from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel
