@@ -1,4 +1,4 @@
-"""HTTP/1.1 responses: bytes from a socket in, head and body out. Pure: no I/O, no clock.
+"""HTTP/1.1 as a client speaks it: heads of requests to bytes, bytes to responses. Pure: no I/O, no clock.
 
     feed(bytes) ──► head ──┬─► nothing          1xx (another head follows), 204, 304
                            ├─► chunked          Transfer-Encoding: chunked
@@ -17,12 +17,12 @@ Source: RFC 9112, sections 4 to 7 and 9.3; h11 for what is tolerated (LF alone i
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from msgspec import Struct
 
-__all__ = ["HEAD_BYTES_MAX", "HttpError", "ResponseHead", "ResponseParser"]
+__all__ = ["HEAD_BYTES_MAX", "HttpError", "ResponseHead", "ResponseParser", "encode_head"]
 
 HEAD_BYTES_MAX = 64 * 1024
 """Of a head, all interim heads before it, or the trailers. Real ones are below 4 kB."""
@@ -245,6 +245,19 @@ class ResponseParser:
 
     def _read_left_over(self, data: bytes) -> None:
         self._left_over = self._left_over or bool(data)  # whose it is cannot be said: the connection is done with
+
+
+def encode_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A request's head, with the empty line behind it.
+
+    Raises:
+        HttpError: a line break in one of its parts would begin another header.
+    """
+    lines = [method + b" " + target + b" HTTP/1.1", *(name + b": " + value for name, value in headers)]
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
+        raise HttpError("a part of the request's head has a line break, or a zero byte")
+    return head + b"\r\n\r\n"
 
 
 def _parse_head(data: bytes) -> ResponseHead:

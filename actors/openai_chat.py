@@ -28,7 +28,7 @@ import msgspec
 
 from .errors import BadRequest, BadResponse, ModelError, ModelUnavailable, Stalled, Truncated
 from .model import ModelAnswer, ModelRequest, ModelSettings, OnDelta
-from .pool import CONNECTIONS_MAX, STARTED, PooledTransport, exhaust
+from .pooled_transport import CONNECTIONS_MAX, STARTED, PooledTransport
 from .sse import SseParser
 from .wire import AnswerJoiner, Dialect, MaxTokensField, Piece, UnusableAnswer, decode_piece, encode_request
 from .wire_errors import ServerError, error_of_status, error_of_transport, parse_error, request_id_of
@@ -395,7 +395,6 @@ class _Reader:
             return  # httpx closed the response with its last byte
         with anyio.move_on_after(DRAIN_S, shield=True):
             await self._response.aclose()
-        await exhaust(self._chunks)
 
 
 _OTHER_SERVER = "for another server give base_url=... or set OPENAI_BASE_URL"
