@@ -21,7 +21,7 @@ from .dialing import Route, route_to
 from .http1 import encode_head
 from .pool import IDLE_S, ConnectionPool, PooledResponse
 
-__all__ = ["CONNECTIONS_MAX", "STARTED", "PoolStatistics", "PooledTransport"]
+__all__ = ["CONNECTIONS_MAX", "STARTED", "PoolStatistics", "PooledBody", "PooledTransport"]
 
 STARTED = "callboard_started"
 """Extension of a request: a plain function, called when the request has got its slot. Deadlines start there, so that a
@@ -44,12 +44,18 @@ class PoolStatistics(Struct, frozen=True):
     idle: int
 
 
-class _Body(httpx.AsyncByteStream):
-    """A response's body; gives the slot back at its end, or when closed."""
+class PooledBody(httpx.AsyncByteStream):
+    """A pooled response's body as httpx takes it. `release` is called once, when it is closed."""
 
-    def __init__(self, response: PooledResponse, release: Callable[[], None], *, read_timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        response: PooledResponse,
+        *,
+        release: Callable[[], None] | None = None,
+        read_timeout_s: float | None = None,
+    ) -> None:
         self._response = response
-        self._release: Callable[[], None] | None = release
+        self._release = release
         self._read_timeout_s = read_timeout_s
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -117,7 +123,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
         except BaseException:
             limiter.release_on_behalf_of(holder)
             raise
-        body = _Body(response, partial(limiter.release_on_behalf_of, holder), read_timeout_s=timeouts.get("read"))
+        body = PooledBody(
+            response, release=partial(limiter.release_on_behalf_of, holder), read_timeout_s=timeouts.get("read")
+        )
         return httpx.Response(
             response.head.status,
             headers=response.head.headers,

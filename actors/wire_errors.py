@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import httpx
 import msgspec
@@ -214,9 +214,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found += [cause for cause in causes if cause is not None and cause not in found]
 
 
-def request_id_of(headers: httpx.Headers) -> str | None:
+class _HeaderLookup(Protocol):
+    def get(self, name: str, /) -> str | None: ...
+
+
+def request_id_of(headers: _HeaderLookup) -> str | None:
     """The server's name for the request; OpenRouter calls it otherwise."""
-    name: str | None = headers.get("x-request-id") or headers.get("x-generation-id")
+    name = headers.get("x-request-id") or headers.get("x-generation-id")
     return name and name[:FACT_CHARACTERS_MAX]
 
 
