@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
 from ..runtime.ref import PendingReply, Ref
 from .agent_actor import StartRun
 from .agent_spec import AgentSpec, RunPolicy
 from .conversation import as_message, as_messages
+from .event_queue import EventQueue
 from .host import Runtime
 from .ids import new_id
 from .instructions import Instructions, check_instructions
@@ -162,6 +160,7 @@ class ChatStream:
         self._start = start
         self._reply: Reply | None = None
         self._entered = False
+        self._events = EventQueue()
 
     @property
     def reply(self) -> Reply:
@@ -174,16 +173,13 @@ class ChatStream:
         if self._entered:
             raise RuntimeError("a stream is one run and is entered once: call agent.stream() again for another")
         self._entered = True
-        self._send: MemoryObjectSendStream[RunEvent]
-        self._receive: MemoryObjectReceiveStream[RunEvent]
-        self._send, self._receive = anyio.create_memory_object_stream[RunEvent](math.inf)
-        self._spec.listeners[self._request.run_id] = self._send.send_nowait
+        self._spec.listeners[self._request.run_id] = self._events.put
         try:
             self._pending = self._start(self._request)
         except BaseException:
             self._close()
             raise
-        self._pending.when_settled(self._send.close)
+        self._pending.when_settled(self._events.end)
         return self
 
     async def __aexit__(
@@ -201,16 +197,15 @@ class ChatStream:
             raise RuntimeError(
                 "enter the stream first: async with agent.stream(...) as stream: async for event in stream"
             )
-        try:
-            return await self._receive.receive()
-        except anyio.EndOfStream:
+        event = await self._events.get()
+        if event is None:
             self._reply = await self._pending.wait()
-            raise StopAsyncIteration from None
+            raise StopAsyncIteration
+        return event
 
     def _close(self) -> None:
         self._spec.listeners.pop(self._request.run_id, None)
-        self._send.close()
-        self._receive.close()
+        self._events.end()
 
 
 def _check_parts(model: object, tools: object, parts: Mapping[tuple[str, type], object]) -> None:

@@ -169,7 +169,7 @@ class Execution:
         request = ModelRequest((*system, *history), self.spec.tools.schemas, self.spec.settings)
         model = self.spec.settings.model or self.spec.model.name
         with self.spans.span(model, "model") as span:
-            on_delta = self._emit if self.run_id in self.spec.listeners else None
+            on_delta = self.spec.listeners.get(self.run_id)
             answer = await self.spec.model.complete(request, on_delta=on_delta)
             check_answer_usage(answer)
             self.usage = self.usage + answer.usage  # what an answer that is refused below has cost was spent
