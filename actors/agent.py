@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
 from ..runtime.ref import PendingReply, Ref
+from ..runtime.waking import current_backend
 from .agent_actor import StartRun
 from .agent_spec import AgentSpec, RunPolicy
 from .conversation import as_message, as_messages
@@ -160,7 +161,6 @@ class ChatStream:
         self._start = start
         self._reply: Reply | None = None
         self._entered = False
-        self._events = EventQueue()
 
     @property
     def reply(self) -> Reply:
@@ -173,6 +173,7 @@ class ChatStream:
         if self._entered:
             raise RuntimeError("a stream is one run and is entered once: call agent.stream() again for another")
         self._entered = True
+        self._events = EventQueue(current_backend())
         self._spec.listeners[self._request.run_id] = self._events.put
         try:
             self._pending = self._start(self._request)

@@ -7,9 +7,7 @@ lets others run at every 32nd.
 
 from collections import deque
 
-import anyio
-import anyio.lowlevel
-
+from ..runtime.waking import Backend
 from .reply import RunEvent
 
 __all__ = ["EventQueue"]
@@ -21,27 +19,28 @@ BURST_MAX = 32
 class EventQueue:
     """For one writer and one reader, in one event loop."""
 
-    __slots__ = ("_burst", "_ended", "_events", "_news")
+    __slots__ = ("_backend", "_burst", "_ended", "_events", "_waits", "_waker")
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._waker = backend.waker()
+        self._waits = False
         self._events: deque[RunEvent] = deque()
-        self._news: anyio.Event | None = None
         self._ended = False
         self._burst = 0
 
     def put(self, event: RunEvent) -> None:
         """Add an event; after `end` it is dropped."""
-        if self._ended:
-            return
-        self._events.append(event)
-        if self._news is not None:
-            self._wake()
+        if not self._ended:
+            self._events.append(event)
+            if self._waits:
+                self._waker.wake()
 
     def end(self) -> None:
         """There will be no more events."""
         self._ended = True
-        if self._news is not None:
-            self._wake()
+        if self._waits:
+            self._waker.wake()
 
     async def get(self) -> RunEvent | None:
         """The next event in order; None at the end.
@@ -52,15 +51,13 @@ class EventQueue:
             if self._ended:
                 return None
             self._burst = 0
-            self._news = anyio.Event()
-            await self._news.wait()
+            self._waits = True
+            try:
+                await self._waker.wait()
+            finally:
+                self._waits = False
         self._burst += 1
         if self._burst == BURST_MAX:
             self._burst = 0
-            await anyio.lowlevel.checkpoint()
+            await self._backend.checkpoint()
         return self._events.popleft()
-
-    def _wake(self) -> None:
-        assert self._news is not None, "somebody waits"
-        self._news.set()
-        self._news = None

@@ -16,6 +16,7 @@ Source: OpenAI API reference, chat completions; FACTS.md, "The client that follo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 
 import anyio
 import httpx
@@ -92,7 +93,7 @@ class Exchange:
         """
         now = anyio.current_time()
         self._ends_at = now + self._server.timeout_s
-        self._set_clock(now, self._server.first_byte_timeout_s if self._streamed else self._server.timeout_s)
+        self._set_clock(self._server.first_byte_timeout_s if self._streamed else self._server.timeout_s, now)
         with self._scope:
             try:
                 await self._converse()
@@ -105,19 +106,18 @@ class Exchange:
 
     # The clock.
 
-    def _set_clock(self, now: float, seconds: float) -> None:
-        self._moved_at = now
+    def _set_clock(self, seconds: float, now: float) -> None:
+        self._moved_at = monotonic()
         self._scope.deadline = min(now + seconds, self._ends_at)
 
     def _note_progress(self) -> None:
-        now = anyio.current_time()
         timeout_s = self._server.progress_timeout_s
         if self._done:
-            self._set_clock(now, DRAIN_S)
+            self._set_clock(DRAIN_S, anyio.current_time())
         elif self._whole:
-            self._set_clock(now, GRACE_S)
-        elif now - self._moved_at >= timeout_s / CLOCK_STEPS:
-            self._set_clock(now, timeout_s)
+            self._set_clock(GRACE_S, anyio.current_time())
+        elif monotonic() - self._moved_at >= timeout_s / CLOCK_STEPS:
+            self._set_clock(timeout_s, anyio.current_time())
 
     def _too_late(self) -> ModelError:
         server = self._server
