@@ -17,6 +17,8 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream
 
+from ..runtime.waking import current_backend
+
 __all__ = ["SocketStream", "connect"]
 
 RECEIVE_BYTES = 64 * 1024
@@ -32,10 +34,11 @@ class SocketStream(ByteStream):
     Errors of the system come as OSError, a closed connection as anyio.EndOfStream.
     """
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_socket", "_wait_readable")
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        self._wait_readable = current_backend().wait_readable
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """What has come, at least a byte.
@@ -45,7 +48,7 @@ class SocketStream(ByteStream):
             OSError: the connection broke.
         """
         while True:
-            await anyio.wait_readable(self._socket)
+            await self._wait_readable(self._socket)
             # Nothing may come between, or a cancellation would lose what was read.
             try:
                 data = self._socket.recv(max_bytes)

@@ -20,10 +20,12 @@ Prior art: greenlet-style trampolines; FACTS.md, "Messaging" (0.81 us against 9.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
 from typing import Any, Protocol
 
+import anyio
 import trio
 from msgspec import Struct
 
@@ -99,6 +101,10 @@ class Backend(Protocol):
 
     async def checkpoint(self) -> None:
         """Let other tasks run, and be cancelled here."""
+        ...
+
+    def wait_readable(self, connected: socket.socket, /) -> Awaitable[None]:
+        """Return when the socket has something to read, the end and errors included."""
         ...
 
 
@@ -219,6 +225,7 @@ class _TrioBackend:
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self.now = trio.lowlevel.current_clock().current_time  # trio.current_time is two more calls to the same
+        self.wait_readable = trio.lowlevel.wait_readable  # anyio's looks for the backend each time: 2 us
 
     def waker(self) -> Waker:
         return _TrioWaker()
@@ -315,6 +322,7 @@ class _AsyncioBackend:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self.wait_readable = anyio.wait_readable
 
     def waker(self) -> Waker:
         return _AsyncioWaker(self._loop)
