@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
+from types import TracebackType, UnionType
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, overload
 
 from ..runtime.ref import PendingReply, Ref
 from ..runtime.waking import current_backend
@@ -18,8 +18,9 @@ from .instructions import Instructions, check_instructions
 from .limits import check_agent_name
 from .message import Message
 from .model import Model, ModelSettings
+from .output import Output
 from .reentry import check_not_held, current_held_turns
-from .reply import Reply, RunEvent
+from .reply import OutputT, Reply, RunEvent
 from .session import Session
 from .session_records import SessionDefaults
 from .tools import Tool, ToolFunction, ToolSet
@@ -30,8 +31,13 @@ __all__ = ["Agent", "ChatInput", "ChatStream"]
 ChatInput: TypeAlias = str | Message | Mapping[str, Any] | Iterable[Message | Mapping[str, Any]]
 """A user's text, one message, or several."""
 
+OtherForm: TypeAlias = UnionType | dict[str, Any] | Output
+"""Forms of an answer whose type a type checker cannot tell."""
 
-class Agent:
+FormT = TypeVar("FormT")
+
+
+class Agent(Generic[OutputT]):
     """An agent. It may work in many sessions at once; in one session, one turn at a time.
 
     Args:
@@ -44,6 +50,10 @@ class Agent:
         tools: annotated functions that the model may call.
         settings: temperature and the like.
         policy: how often and how long a run is tried.
+        output: what answers are to be, as a type that msgspec knows (a Struct, a dataclass, a TypedDict, list[...])
+            or as a JSON schema (a dict; needs the extra `jsonschema`). `reply.output` is then of it: the server is
+            told, the answer is checked here, and one that is wrong goes back to the model up to
+            RunPolicy.output_repairs_max times. None: answers are free.
 
     Raises:
         TypeError, ValueError: an argument is no good; the message says what would be.
@@ -60,6 +70,7 @@ class Agent:
         tools: Iterable[ToolFunction | Tool] = (),
         settings: ModelSettings | None = None,
         policy: RunPolicy | None = None,
+        output: type[OutputT] | OtherForm | None = None,
     ) -> None:
         kinds = {"session": Session, "runtime": Runtime, "settings": ModelSettings, "policy": RunPolicy}
         _check_parts(model, tools, dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True)))
@@ -78,6 +89,7 @@ class Agent:
             tools=ToolSet(tools),
             settings=settings or ModelSettings(),
             policy=policy or RunPolicy(),
+            output=None if output is None else Output.of(output),
         )
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
 
@@ -88,7 +100,29 @@ class Agent:
     def name(self) -> str:
         return self._spec.name
 
-    async def chat(self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue") -> Reply:
+    @overload
+    async def chat(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: None = None
+    ) -> Reply[OutputT]: ...
+
+    @overload
+    async def chat(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: type[FormT]
+    ) -> Reply[FormT]: ...
+
+    @overload
+    async def chat(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: OtherForm
+    ) -> Reply[Any]: ...
+
+    async def chat(
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        output: type[Any] | OtherForm | None = None,
+    ) -> Reply[Any]:
         """Answer in one turn: the input and all that the run wrote become history together, or not at all.
 
         Args:
@@ -96,11 +130,14 @@ class Agent:
             session: instead of the agent's own.
             overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy. At
                 most 1 000 may wait in one session.
+            output: what the answer is to be, instead of the agent's own. Where it is asked for often, make it once:
+                Output.of(Weather).
 
         Returns: the reply; it is durable.
 
         Raises:
             RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
+                It is BadOutput where the model could not give what `output` asks for, Refusal where it would not.
             UnknownSession: the session was deleted meanwhile.
             Busy: with "reject", or where 1 000 wait already.
             CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session; or
@@ -111,14 +148,34 @@ class Agent:
         Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn;
             only where the commit of the whole turn was on its way already, the turn is stored.
         """
-        return await self._start(self._request(messages, session, overlap)).wait()
+        return await self._start(self._request(messages, session, overlap, output)).wait()
+
+    @overload
+    def stream(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: None = None
+    ) -> "ChatStream[OutputT]": ...
+
+    @overload
+    def stream(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: type[FormT]
+    ) -> "ChatStream[FormT]": ...
+
+    @overload
+    def stream(
+        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: OtherForm
+    ) -> "ChatStream[Any]": ...
 
     def stream(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue"
-    ) -> "ChatStream":
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        output: type[Any] | OtherForm | None = None,
+    ) -> "ChatStream[Any]":
         """Like `chat`, with its events as they come: `async with agent.stream("...") as stream: async for event in
         stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
-        return ChatStream(self._spec, self._request(messages, session, overlap), self._start)
+        return ChatStream(self._spec, self._request(messages, session, overlap, output), self._start)
 
     def _start(self, request: StartRun) -> PendingReply[Reply]:
         def send() -> PendingReply[Reply]:
@@ -127,7 +184,9 @@ class Agent:
 
         return send() if request.wait is None else request.wait.sent(send, f"the chat with agent {self.name!r}")
 
-    def _request(self, messages: ChatInput, session: Session | None, overlap: Overlap) -> StartRun:
+    def _request(
+        self, messages: ChatInput, session: Session | None, overlap: Overlap, output: type | OtherForm | None
+    ) -> StartRun:
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"session= must be a Session, not {session!r}: Session(runtime, {session!r})")
         session = session or self._session
@@ -145,25 +204,26 @@ class Agent:
             defaults=session.defaults if session is not None else SessionDefaults(),
             within=current_held_turns(),
             wait=self._runtime.turn_waits.wait(session.id) if session is not None and overlap == "queue" else None,
+            output=None if output is None else Output.of(output),
         )
 
 
-class ChatStream:
+class ChatStream(Generic[OutputT]):
     """The events of one run, as they come; see `Agent.stream`. For one task.
 
-    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed. A reader that is slow does not hold up
-    the run; what it has not read is kept.
+    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed, OutputRepair. A reader that is slow does
+    not hold up the run; what it has not read is kept.
     """
 
     def __init__(self, spec: AgentSpec, request: StartRun, start: Callable[[StartRun], PendingReply[Reply]]) -> None:
         self._spec = spec
         self._request = request
         self._start = start
-        self._reply: Reply | None = None
+        self._reply: Reply[OutputT] | None = None
         self._entered = False
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> Reply[OutputT]:
         """The reply, which is durable. Only after the events have come to their end."""
         if self._reply is None:
             raise RuntimeError("the reply is there when `async for` has ended by itself")

@@ -29,6 +29,7 @@ from .agent_spec import AgentSpec
 from .errors import RunFailed, UnknownSession
 from .execution import Execution
 from .message import Message
+from .output import Output
 from .reentry import HeldTurn, TurnWait
 from .reply import Reply
 from .run_record import RunRecord
@@ -52,9 +53,11 @@ class StartRun(Request[Reply], frozen=True):
     session_id: str | None
     overlap: Overlap
     defaults: SessionDefaults
-    # Live, hence within this process only: the turns that wait for the run, and its own wait for a turn.
+    # Live, hence within this process only: the turns that wait for the run, its own wait for a turn, and the form of
+    # its answer.
     within: tuple[HeldTurn, ...] = ()
     wait: TurnWait | None = None
+    output: Output | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.input)
@@ -218,8 +221,9 @@ class AgentActor(Actor):
         live = self.live[run_id]
         session_id = live.request.session_id
         wall_ms: Callable[[], int] = context.wall_ms
+        spec = self._present_spec()
         live.execution = Execution(
-            spec=self._present_spec(),
+            spec=spec,
             run_id=run_id,
             session_id=session_id,
             session=context.actor(SESSION_KIND, session_id) if session_id is not None else None,
@@ -227,5 +231,6 @@ class AgentActor(Actor):
             input=live.request.input,
             within=live.request.within,
             wall_ms=wall_ms,
+            output=live.request.output or spec.output,
         )
         context.spawn(live.execution.run, tag=run_id)

@@ -9,13 +9,15 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ TooLarge                         also a ValueError: the session's metadata would be larger than fits
 ├─ StaleTurn                        the turn is over: what came late was refused
 └─ ModelError
-   ├─ RateLimited(retry_after_s)    transient
+   ├─ RateLimited                   transient: too many requests or tokens for now
    ├─ ModelUnavailable              transient: refused, reset, 5xx, timed out
    ├─ Stalled                       transient: no progress for too long
    ├─ BadResponse                   transient: an answer that is no answer
    │  └─ Truncated                  a stream that ended without a finish_reason
    ├─ BadRequest                    permanent: the server refuses this request
    │  └─ ContextOverflow            permanent: more tokens than the model takes
+   ├─ BadOutput(text, problem)      permanent: the answer is not what `output=` asks for, repairs included
+   │  └─ Refusal                    permanent: the model will not answer
    └─ Refused                       permanent: credentials, permission, quota
 """
 
@@ -23,6 +25,7 @@ from ..runtime.errors import Failed, Rejected
 from ..store.errors import CallboardError
 
 __all__ = [
+    "BadOutput",
     "BadRequest",
     "BadResponse",
     "Busy",
@@ -31,6 +34,7 @@ __all__ = [
     "ModelError",
     "ModelUnavailable",
     "RateLimited",
+    "Refusal",
     "Refused",
     "RunFailed",
     "StaleTurn",
@@ -97,31 +101,35 @@ class ModelError(CallboardError):
         transient: True where the same request may succeed later.
         status: the HTTP status, or None where there was none.
         request_id: the server's name for the request, for its support desk; None where it gave none.
+        retry_after_s: how many seconds the server wants to be left alone; None where it said nothing.
+        should_retry: the server's own word for whether another try helps (x-should-retry); None where it said nothing.
+        tries: how many requests the client made before it gave up, each of which may be billed.
     """
 
     transient = False
-
-    def __init__(self, message: str, *, status: int | None = None, request_id: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.request_id = request_id
-
-
-class RateLimited(ModelError):
-    """Too many requests or tokens for now. `retry_after_s` is the server's own wish in seconds, or None."""
-
-    transient = True
 
     def __init__(
         self,
         message: str,
         *,
-        retry_after_s: float | None = None,
         status: int | None = None,
         request_id: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        tries: int = 1,
     ) -> None:
-        super().__init__(message, status=status, request_id=request_id)
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id
         self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+        self.tries = tries
+
+
+class RateLimited(ModelError):
+    """Too many requests or tokens for now."""
+
+    transient = True
 
 
 class ModelUnavailable(ModelError):
@@ -156,3 +164,21 @@ class ContextOverflow(BadRequest):
 
 class Refused(ModelError):
     """The key, its permissions or its quota do not allow this."""
+
+
+class BadOutput(ModelError):
+    """The model answered, and the answer is not what `output=` asks for. `text` is the answer, `problem` what is wrong
+    with it, in words for the model."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(f"the answer is not the output asked for: {problem}")
+        self.text = text
+        self.problem = problem
+
+
+class Refusal(BadOutput):
+    """The model, or its server's filter, will not answer. `text` is what was said instead; asking again is no use."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(text, problem)
+        self.args = (f"the model will not answer: {problem}",)

@@ -31,9 +31,11 @@ from .ledger import RunEnd
 from .limits import reason_of
 from .message import Message, ToolCall, Usage
 from .model import Delta, ModelAnswer, ModelRequest
+from .output import Output
 from .persistence import persist
 from .reentry import HeldTurn, hold
-from .reply import AttemptFailed, Reply, RunEvent, RunStarted
+from .reply import AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
+from .run_output import RunOutput
 from .run_record import RunStatus
 from .session_messages import CloseTurn, Grant, NoteRun, RecordStep
 from .session_records import Step
@@ -61,11 +63,13 @@ class Execution:
     input: tuple[Message, ...]
     within: tuple[HeldTurn, ...]
     wall_ms: Callable[[], int]
+    output: Output | None = None
     stop_status: Literal["cancelled", "interrupted"] = "interrupted"
     stop_reason: str = "the runtime was closed"
     turn_over: bool = False
     end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
     attempts: Attempts = field(init=False)
+    run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
     steps: list[Step] = field(default_factory=lambda: list[Step]())
     spans: SpanLog = field(init=False)
@@ -73,6 +77,7 @@ class Execution:
     def __post_init__(self) -> None:
         self.spans = SpanLog(self.run_id, self.wall_ms)
         self.attempts = Attempts(self.spec.policy)
+        self.run_output = RunOutput(self.output, self.spec.policy.output_repairs_max)
 
     async def run(self) -> Reply:
         """Carry the run out and close its turn.
@@ -155,18 +160,24 @@ class Execution:
         for _ in range(len(self.steps), self.spec.policy.model_calls_max):
             answer = await self._call_model(system)
             if not answer.message.tool_calls:
-                return answer
+                problem = self.run_output.take(answer)
+                if problem is None:
+                    return answer
+                self._emit(OutputRepair(self.run_output.repairs, problem))
+                continue
             results = await self._call_tools(answer.message.tool_calls)
             step = Step(len(self.steps) + 1, (answer.message, *results))
             await self._ask_session(RecordStep(self.run_id, self.grant.turn, step))
             self.steps.append(step)
+            self.run_output.step_taken()
         calls = self.spec.policy.model_calls_max
         raise RunFailed(self.run_id, f"there was no answer after {calls} model calls: see RunPolicy.model_calls_max")
 
     async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
         done = [message for step in self.steps for message in step.messages]
         history = repair([*self.grant.history, *self.input, *done]).messages
-        request = ModelRequest((*system, *history), self.spec.tools.schemas, self.spec.settings)
+        messages = (*system, *history, *self.run_output.aside)
+        request = ModelRequest(messages, self.spec.tools.schemas, self.spec.settings, self.run_output.schema)
         model = self.spec.settings.model or self.spec.model.name
         with self.spans.span(model, "model") as span:
             on_delta = self.spec.listeners.get(self.run_id)
@@ -213,6 +224,7 @@ class Execution:
             usage=self.usage,
             finish_reason=answer.finish_reason,
             attempts=self.attempts.number,
+            output=self.run_output.value,
         )
 
     async def _fail(self, status: RunStatus, reason: str) -> None:

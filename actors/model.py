@@ -6,6 +6,7 @@ Two implementations: `OpenAIChat` (any OpenAI-compatible server) and `callboard.
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 
+import msgspec
 from msgspec import Struct, field
 
 from .message import Message, Usage
@@ -61,6 +62,12 @@ class OutputSchema(Struct, frozen=True):
     name: str
     schema: dict[str, Any]
     strict: bool = True
+
+    @property
+    def instruction(self) -> str:
+        """The same in words, for a server that takes no schema, and for a model that went astray."""
+        schema = msgspec.json.encode(self.schema).decode()
+        return f"Answer with nothing but JSON that fits this JSON schema: {schema}"
 
 
 class ModelRequest(Struct, frozen=True):

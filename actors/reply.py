@@ -1,16 +1,26 @@
 """What a caller of an agent gets: the reply, and the events of its making."""
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 from msgspec import Struct
 
 from .message import Message, Usage
 from .model import Delta
 
-__all__ = ["AttemptFailed", "Reply", "RunEvent", "RunStarted", "ToolFinished"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # With a default, which is new in Python 3.13: a plain `Reply` is a Reply[Any].
+    OutputT = TypeVar("OutputT", default=Any)
+else:
+    from typing import TypeVar
+
+    OutputT = TypeVar("OutputT")
+
+__all__ = ["AttemptFailed", "OutputRepair", "OutputT", "Reply", "RunEvent", "RunStarted", "ToolFinished"]
 
 
-class Reply(Struct, frozen=True):
+class Reply(Struct, Generic[OutputT], frozen=True):
     """A turn that was carried out and, with a session, stored.
 
     Attributes:
@@ -22,6 +32,7 @@ class Reply(Struct, frozen=True):
         usage: tokens of all model calls of the run, failed attempts included where the server reported them.
         finish_reason: the server's own word for why the last answer ended: "stop", "length", ...
         attempts: 1, or more where an attempt failed before.
+        output: the answer as a value, of what `output=` asks for; None where it asks for nothing.
     """
 
     message: Message
@@ -32,6 +43,7 @@ class Reply(Struct, frozen=True):
     usage: Usage
     finish_reason: str
     attempts: int
+    output: OutputT = cast(Any, None)
 
     @property
     def text(self) -> str:
@@ -64,4 +76,12 @@ class AttemptFailed(Struct, frozen=True):
     delay_s: float
 
 
-RunEvent: TypeAlias = RunStarted | Delta | ToolFinished | AttemptFailed
+class OutputRepair(Struct, frozen=True):
+    """The answer is not what `output=` asks for, and the model is asked again. What was shown since the last tool
+    result is void. `repair` counts from 1; `problem` is what the model is told."""
+
+    repair: int
+    problem: str
+
+
+RunEvent: TypeAlias = RunStarted | Delta | ToolFinished | AttemptFailed | OutputRepair

@@ -24,7 +24,7 @@ async def a_reply_that_is_not_awaited(agent: Agent) -> None:
 
 
 async def an_unknown_overlap(agent: Agent) -> None:
-    await agent.chat("Hello", overlap="whatever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await agent.chat("Hello", overlap="whatever")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def an_agent_without_a_model(session: Session) -> None:
