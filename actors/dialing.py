@@ -65,7 +65,7 @@ def route_to(url: httpx.URL, *, trust_env: bool) -> Route:
     if url.scheme not in _DEFAULT_PORTS:
         raise httpx.UnsupportedProtocol(f"the URL must begin with http:// or https://, not {url.scheme!r}")
     proxy = environment_proxy(url) if trust_env else None
-    return Route(url.scheme, url.host, url.port or _DEFAULT_PORTS[url.scheme], proxy)
+    return Route(url.scheme, url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme], proxy)
 
 
 def environment_proxy(url: httpx.URL) -> Proxy | None:
@@ -89,7 +89,7 @@ def environment_proxy(url: httpx.URL) -> Proxy | None:
     authorization = b""
     if proxy.userinfo:
         authorization = b"Basic " + b64encode(unquote(proxy.userinfo.decode()).encode())
-    return Proxy(proxy.host, proxy.port or _DEFAULT_PORTS["http"], authorization)
+    return Proxy(proxy.raw_host.decode("ascii"), proxy.port or _DEFAULT_PORTS["http"], authorization)
 
 
 async def dial(route: Route, *, ssl_context: ssl.SSLContext | None = None) -> tuple[Wire, SocketStream]:

@@ -63,7 +63,7 @@ class ResponseHead(Struct, frozen=True):
 
 
 class ResponseParser:
-    """Reads one response.
+    """Reads one response. `expects_body` is False for a request of HEAD, whose response has none, whatever it says.
 
     Attributes:
         head: the head of the final response, once it is there.
@@ -79,6 +79,7 @@ class ResponseParser:
         "_after_chunk",
         "_body",
         "_closes",
+        "_expects_body",
         "_head_bytes",
         "_head_bytes_max",
         "_left_over",
@@ -89,11 +90,12 @@ class ResponseParser:
         "head",
     )
 
-    def __init__(self, *, head_bytes_max: int = HEAD_BYTES_MAX) -> None:
+    def __init__(self, *, head_bytes_max: int = HEAD_BYTES_MAX, expects_body: bool = True) -> None:
         self.head: ResponseHead | None = None
         self.complete = False
         self._step: Callable[[bytes], None] = self._read_head
         self._head_bytes_max = head_bytes_max
+        self._expects_body = expects_body
         self._head_bytes = 0  # of interim heads
         self._rest = b""  # the beginning of a head or of a line
         self._body: list[bytes] = []
@@ -164,7 +166,7 @@ class ResponseParser:
         self.head = head
         length, chunked, says_close = _framing(head.headers)
         self._closes = not head.http11 or says_close
-        if head.status in (204, 304) or (length == 0 and not chunked):
+        if not self._expects_body or head.status in (204, 304) or (length == 0 and not chunked):
             self._finish(b"")
         elif chunked:
             self._step = self._read_chunks

@@ -39,19 +39,19 @@ class HttpConnection:
         self._parser: ResponseParser | None = None
         self.heard = False
 
-    async def begin(self, request: bytes) -> ResponseHead:
-        """Send a request, head and body; the head of its response.
+    async def begin(self, request: bytes, *, expects_body: bool = True) -> ResponseHead:
+        """Send a request, head and body; the head of its response. A response to HEAD has no body, whatever it says.
 
         Raises:
             httpx.WriteError, httpx.WriteTimeout, httpx.ReadError: the connection broke, or takes nothing any more.
             httpx.RemoteProtocolError: what came is no response.
         """
         self.heard = False
-        self._parser = parser = ResponseParser()
-        unsent: OSError | None = None
+        self._parser = parser = ResponseParser(expects_body=expects_body)
+        unsent: Exception | None = None
         try:
             await self._send(request)
-        except OSError as error:
+        except (OSError, httpx.WriteError) as error:
             unsent = error  # a server that refuses a request may answer and close before it has read all of it
         while parser.head is None:
             try:

@@ -145,8 +145,8 @@ class ConnectionPool:
         # it.
         self._origins: RunVar[dict[Route, _Origin]] = RunVar(f"callboard.pool.{next(_pool_numbers)}")
 
-    async def send(self, route: Route, request: bytes) -> PooledResponse:
-        """Send a request, head and body as bytes, and read the head of its response.
+    async def send(self, route: Route, request: bytes, *, expects_body: bool = True) -> PooledResponse:
+        """Send a request, head and body as bytes, and read the head of its response. `expects_body`: not for HEAD.
 
         Raises:
             httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError: there is no connection.
@@ -160,10 +160,12 @@ class ConnectionPool:
         try:
             connection = origin.take_idle(self._idle_s)
             origin.sweep(self._idle_s)
-            head = await self._begin_on_reused(connection, request) if connection is not None else None
+            head = None
+            if connection is not None:
+                head = await self._begin_on_reused(connection, request, expects_body=expects_body)
             if head is None:
                 connection = await self._connect(route)
-                head = await connection.begin(request)
+                head = await connection.begin(request, expects_body=expects_body)
             assert connection is not None
             return PooledResponse(head, connection, origin)
         except BaseException:
@@ -172,10 +174,12 @@ class ConnectionPool:
                 connection.close()
             raise
 
-    async def _begin_on_reused(self, connection: HttpConnection, request: bytes) -> ResponseHead | None:
+    async def _begin_on_reused(
+        self, connection: HttpConnection, request: bytes, *, expects_body: bool
+    ) -> ResponseHead | None:
         """The head, or None where the server had dropped the connection and the request may go out once more."""
         try:
-            return await connection.begin(request)
+            return await connection.begin(request, expects_body=expects_body)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
             if connection.heard:
                 raise

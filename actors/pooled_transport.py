@@ -119,7 +119,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             if started is not None:
                 started()
             with _reading_within(timeouts.get("read")):
-                response = await self._pool.send(route, content)
+                response = await self._pool.send(route, content, expects_body=request.method != "HEAD")
         except BaseException:
             limiter.release_on_behalf_of(holder)
             raise
