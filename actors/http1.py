@@ -32,11 +32,10 @@ _CHUNK_LINE_BYTES_MAX = 4096
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: (?:[ \t]|[^\x00\s])*)?")
-_TEXT = rb"[^\x00\s]+(?:[ \t]+[^\x00\s]+)*"
-_FIELD = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+):[ \t]*((?:" + _TEXT + rb")?)[ \t]*")
+_FIELD = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+):([^\x00\n\r\f\v]*)")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*)?[ \t]*")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\n]*|[ \t]*)")
 
 
 class HttpError(ValueError):
@@ -213,7 +212,7 @@ class ResponseParser:
                         raise HttpError("a chunk that does not end where it said")
                     break
             stop = data.find(b"\r\n", start)
-            if (end if stop < 0 else stop) - start > _CHUNK_LINE_BYTES_MAX:
+            if (end - 1 if stop < 0 else stop) - start > _CHUNK_LINE_BYTES_MAX:  # the last byte may be the CR
                 raise HttpError(f"a chunk's size line of more than {_CHUNK_LINE_BYTES_MAX} bytes")
             if stop < 0:
                 break
@@ -282,7 +281,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     field = _FIELD.fullmatch(line[:-1] if line.endswith(b"\r") else line)
     if field is None:
         raise HttpError("a line in the head that is no header")
-    return field[1].lower(), field[2]
+    return field[1].lower(), field[2].strip(b" \t")
 
 
 _known_field = lru_cache(512)(_field)
