@@ -159,11 +159,11 @@ class ResponseParser:
     def _take_head(self, head: ResponseHead, size_bytes: int) -> None:
         if head.status == 101:
             raise HttpError("the server wants another protocol, which nobody asked for")
+        length, chunked, says_close = _framing(head.headers)
         if head.status < 200:  # an interim response: the final one follows
             self._head_bytes = size_bytes
             return
         self.head = head
-        length, chunked, says_close = _framing(head.headers)
         self._closes = not head.http11 or says_close
         if not self._expects_body or head.status in (204, 304) or (length == 0 and not chunked):
             self._finish(b"")
@@ -235,7 +235,7 @@ class ResponseParser:
         if found is None:
             self._rest = data
             return
-        _parse_fields(data[1 : found.start()])
+        _framing(_parse_fields(data[1 : found.start()]))  # who contradicts himself there is no server
         self._finish(data[found.end() :])
 
     def _finish(self, left_over: bytes) -> None:
