@@ -43,8 +43,9 @@ def check_schema(schema: dict[object, object]) -> dict[str, Any]:
         jsonschema.validators.validator_for(copy, default=jsonschema.Draft202012Validator).check_schema(copy)
     except jsonschema.SchemaError as error:
         raise ValueError(f"output= is no valid JSON schema: at `{error.json_path}`: {error.message}") from error
-    for each in _schemas(copy):
-        _check_references(each, copy)
+    schemas = [*_schemas(copy)]
+    for each in schemas:
+        _check_reference(each, copy, schemas)
     return copy
 
 
@@ -119,19 +120,22 @@ def _schemas(schema: object) -> Iterator[dict[str, object]]:
                 yield from _schemas(value)
 
 
-def _check_references(schema: dict[str, object], root: dict[str, Any]) -> None:
+def _check_reference(schema: dict[str, object], root: dict[str, Any], schemas: list[dict[str, object]]) -> None:
     """Raises ValueError where the schema leads out of the root: a reference must never make us open a connection."""
     for keyword in _ELSEWHERE:
         if keyword in schema:
             raise ValueError(f"output= has {keyword}: put what it is about under $defs, and refer by #/$defs/NAME")
-    reference = schema.get("$ref", "#")
-    if not isinstance(reference, str) or not _leads_somewhere(root, reference):
-        raise ValueError(f"output= refers to {reference!r}, which is not in the schema: put it there, under $defs")
+    if "$ref" in schema:
+        target = _target(root, schema["$ref"])
+        if not isinstance(target, bool) and not any(target is each for each in schemas):
+            reference = schema["$ref"]
+            raise ValueError(f"output= refers to {reference!r}, which is no schema in it: put it there, under $defs")
 
 
-def _leads_somewhere(root: object, reference: str) -> bool:
-    if reference != "#" and not reference.startswith("#/"):
-        return False
+def _target(root: object, reference: object) -> object:
+    """What stands there; None where nothing does."""
+    if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
+        return None
     found = root
     for step in reference.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -140,5 +144,5 @@ def _leads_somewhere(root: object, reference: str) -> bool:
         elif isinstance(found, list) and name.isdecimal() and int(name) < len(cast("list[object]", found)):
             found = cast("list[object]", found)[int(name)]
         else:
-            return False
-    return isinstance(found, dict | bool)
+            return None
+    return found
