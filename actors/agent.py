@@ -3,13 +3,15 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, overload
 
 from ..runtime.ref import PendingReply, Ref
 from ..runtime.waking import current_backend
-from .agent_actor import StartRun
+from .agent_actor import Resume, StartRun
 from .agent_spec import AgentSpec, RunPolicy
+from .approvals import Approver, Verdict, as_decisions
 from .conversation import as_message, as_messages
 from .event_queue import EventQueue
 from .host import Runtime
@@ -54,6 +56,8 @@ class Agent(Generic[OutputT]):
             or as a JSON schema (a dict; needs the extra `jsonschema`). `reply.output` is then of it: the server is
             told, the answer is checked here, and one that is wrong goes back to the model up to
             RunPolicy.output_repairs_max times. None: answers are free.
+        approver: decides on tool calls that must be approved, while the turn waits. Without one such a run pauses, see
+            `resume`.
 
     Raises:
         TypeError, ValueError: an argument is no good; the message says what would be.
@@ -71,6 +75,7 @@ class Agent(Generic[OutputT]):
         settings: ModelSettings | None = None,
         policy: RunPolicy | None = None,
         output: type[OutputT] | OtherForm | None = None,
+        approver: Approver | None = None,
     ) -> None:
         kinds = {"session": Session, "runtime": Runtime, "settings": ModelSettings, "policy": RunPolicy}
         _check_parts(model, tools, dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True)))
@@ -90,6 +95,8 @@ class Agent(Generic[OutputT]):
             settings=settings or ModelSettings(),
             policy=policy or RunPolicy(),
             output=None if output is None else Output.of(output),
+            session_of=partial(Session, owner),
+            approver=_checked_approver(approver),
         )
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
 
@@ -138,6 +145,7 @@ class Agent(Generic[OutputT]):
         Raises:
             RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
                 It is BadOutput where the model could not give what `output` asks for, Refusal where it would not.
+            ApprovalRequired: the run waits, stored, for verdicts on calls of it; history is as before the turn.
             UnknownSession: the session was deleted meanwhile.
             Busy: with "reject", or where 1 000 wait already.
             CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session; or
@@ -177,6 +185,56 @@ class Agent(Generic[OutputT]):
         stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
         return ChatStream(self._spec, self._request(messages, session, overlap, output), self._start)
 
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        approve: Verdict | Mapping[str, Verdict] | None = None,
+        session: Session | None = None,
+        output: type[Any] | OtherForm | None = None,
+    ) -> Reply[Any]:
+        """Go on with a run that waits for approvals, or that was interrupted: in a turn of its own, behind others.
+
+        It begins with its input and what was journaled, after all that others wrote meanwhile. A tool call that has a
+        result is not repeated. One that was cut off is where its tool is `repeatable`, else the model reads that.
+
+        Args:
+            run_id: of a run of an agent of this name, in whatever process it ran.
+            approve: what becomes of the calls that wait: True, False or Denied("why") for all of them, or for each by
+                its call id. Those that are left out go on waiting, or are up to the agent's `approver`.
+            session: instead of the agent's own.
+            output: as with the `chat` that began it, which is not stored; None takes the agent's.
+
+        Raises:
+            UnknownRun: the session has none of this id.
+            InvalidTransition: it has ended, runs, or went on since; nothing changed.
+            Corrupt: its journal cannot be read: which calls had an effect is not known. It can be cancelled.
+            TypeError, ValueError: `approve` is no verdict, or names a call that does not wait; the run is another
+                agent's.
+            and all that `chat` raises.
+
+        Cancellation: as `chat`; before its turn has come, the run waits as before.
+        """
+        session = self._checked_session(session)
+        if session is None:
+            raise TypeError("a run is resumed in its session: give the Agent one, or pass session=")
+        record = await session.run(run_id)
+        if record.agent != self.name or record.manual:
+            whose = "was made by hand" if record.manual else f"is one of agent {record.agent!r}"
+            raise ValueError(f"run {run_id!r} {whose}, not of agent {self.name!r}")
+        resume = Resume(record.turn, as_decisions(approve, record.pending))
+        request = self._start_run(run_id, (), session, "queue", output=output, resume=resume)
+        return await self._start(request).wait()
+
+    async def cancel_run(
+        self, run_id: str, *, session: Session | None = None, reason: str = "cancelled by hand"
+    ) -> bool:
+        """`Session.cancel_run`, in the agent's session or another."""
+        session = self._checked_session(session)
+        if session is None:
+            raise TypeError("a run is cancelled in its session: give the Agent one, or pass session=")
+        return await session.cancel_run(run_id, reason=reason)
+
     def _start(self, request: StartRun) -> PendingReply[Reply]:
         def send() -> PendingReply[Reply]:
             # No deadline here: the run has its own, and so has each turn before it.
@@ -184,35 +242,52 @@ class Agent(Generic[OutputT]):
 
         return send() if request.wait is None else request.wait.sent(send, f"the chat with agent {self.name!r}")
 
-    def _request(
-        self, messages: ChatInput, session: Session | None, overlap: Overlap, output: type | OtherForm | None
-    ) -> StartRun:
+    def _checked_session(self, session: Session | None) -> Session | None:
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"session= must be a Session, not {session!r}: Session(runtime, {session!r})")
         session = session or self._session
         if session is not None and session.runtime is not self._runtime:
             raise ValueError(f"session {session.id!r} belongs to another runtime than agent {self.name!r}")
+        return session
+
+    def _request(
+        self, messages: ChatInput, session: Session | None, overlap: Overlap, output: type | OtherForm | None
+    ) -> StartRun:
+        session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
+        return self._start_run(run_id, tuple(_as_input(messages)), session, overlap, output=output)
+
+    def _start_run(
+        self,
+        run_id: str,
+        messages: tuple[Message, ...],
+        session: Session | None,
+        overlap: Overlap,
+        *,
+        output: type | OtherForm | None,
+        resume: Resume | None = None,
+    ) -> StartRun:
         if overlap not in OVERLAPS:
             raise ValueError(f"there is no overlap policy {overlap!r}: use one of {', '.join(OVERLAPS)}")
         if session is not None and overlap == "queue":
             check_not_held(session.id, f"the chat with agent {self.name!r}")
         return StartRun(
-            run_id=new_id("run", time.time_ns() // 1_000_000),
-            input=tuple(_as_input(messages)),
+            run_id=run_id,
+            input=messages,
             session_id=session.id if session is not None else None,
             overlap=overlap,
             defaults=session.defaults if session is not None else SessionDefaults(),
             within=current_held_turns(),
             wait=self._runtime.turn_waits.wait(session.id) if session is not None and overlap == "queue" else None,
             output=None if output is None else Output.of(output),
+            resume=resume,
         )
 
 
 class ChatStream(Generic[OutputT]):
     """The events of one run, as they come; see `Agent.stream`. For one task.
 
-    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed, OutputRepair. A reader that is slow does
-    not hold up the run; what it has not read is kept.
+    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed, OutputRepair, ApprovalRequested. A reader
+    that is slow does not hold up the run; what it has not read is kept.
     """
 
     def __init__(self, spec: AgentSpec, request: StartRun, start: Callable[[StartRun], PendingReply[Reply]]) -> None:
@@ -281,6 +356,12 @@ def _check_parts(model: object, tools: object, parts: Mapping[tuple[str, type], 
     for (what, kind), value in parts.items():
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{what}= must be a {kind.__name__}, not {value!r}")
+
+
+def _checked_approver(approver: object) -> Approver | None:
+    if approver is not None and not callable(approver):
+        raise TypeError(f"approver= must be an async function of an ApprovalRequest, not {approver!r}")
+    return cast("Approver | None", approver)
 
 
 def _as_input(messages: ChatInput) -> list[Message]:

@@ -14,6 +14,7 @@ comes to it later (the answer to a request of an earlier activation) needs no ag
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from msgspec import Struct
 
@@ -26,18 +27,27 @@ from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
 from .agent_spec import AgentSpec
-from .errors import RunFailed, UnknownSession
+from .approvals import Decisions
+from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, UnknownSession
 from .execution import Execution
 from .message import Message
 from .output import Output
 from .reentry import HeldTurn, TurnWait
 from .reply import Reply
 from .run_record import RunRecord
-from .session_messages import BeginTurn, CancelTurn, Grant, TurnRevoked, messages_size_bytes
+from .session_messages import (
+    BeginTurn,
+    CancelTurn,
+    Grant,
+    ResumeTurn,
+    StopRun,
+    TurnRevoked,
+    messages_size_bytes,
+)
 from .session_records import SESSION_KIND, SessionDefaults
 from .turns import Overlap
 
-__all__ = ["AGENT_KIND", "AgentActor", "StartRun"]
+__all__ = ["AGENT_KIND", "AgentActor", "Resume", "StartRun"]
 
 AGENT_KIND = "agent"
 
@@ -45,8 +55,15 @@ _SESSION_DOWN = Backoff(first_s=0.25, max_s=5.0)
 """The pauses between two requests to end a turn, to a session that has failed or was stopped."""
 
 
+class Resume(Struct, frozen=True):
+    """That a run goes on: the turn that it had last, and the verdicts on what it waited for then."""
+
+    turn: int
+    decisions: Decisions
+
+
 class StartRun(Request[Reply], frozen=True):
-    """Run the agent on this input, in a turn of the session, or without a session."""
+    """Run the agent on this input, in a turn of the session or without a session; or go on with a run of it."""
 
     run_id: str
     input: tuple[Message, ...]
@@ -58,16 +75,18 @@ class StartRun(Request[Reply], frozen=True):
     within: tuple[HeldTurn, ...] = ()
     wait: TurnWait | None = None
     output: Output | None = None
+    resume: Resume | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.input)
 
 
 class _Begin(Struct, frozen=True):
-    """The tag of a BeginTurn."""
+    """The tag of a BeginTurn or a ResumeTurn."""
 
     run_id: str
     session_id: str
+    status_if_given_up: Literal["cancelled", "interrupted"] = "cancelled"
 
 
 class _End(Struct, frozen=True):
@@ -84,7 +103,7 @@ class _Live:
     ticket: Ticket
     request: StartRun
     execution: Execution | None = None
-    revoked: UnknownSession | None = None
+    revoked: CallboardError | None = None
 
 
 class AgentActor(Actor):
@@ -104,10 +123,18 @@ class AgentActor(Actor):
     def start_run(self, message: StartRun, context: Context) -> Ticket:
         """Ask the session for a turn; without a session begin at once."""
         spec = self._present_spec()
+        if message.run_id in self.live:
+            raise InvalidTransition(message.run_id, status="queued or running", wanted="running")
         ticket = context.defer()
         self.live[message.run_id] = _Live(ticket, message)
         if message.session_id is None:
             self._begin(message.run_id, Grant(turn=0, history=(), metadata={}), context)
+            return ticket
+        session = ActorId(SESSION_KIND, message.session_id)
+        if message.resume is not None:
+            tag = _Begin(message.run_id, message.session_id, "interrupted")
+            resume = ResumeTurn(message.run_id, message.resume.turn, message.resume.decisions)
+            context.request(session, resume, tag=tag)
             return ticket
         run = RunRecord(
             id=message.run_id,
@@ -119,7 +146,7 @@ class AgentActor(Actor):
         )
         begin = BeginTurn(run, message.overlap, message.defaults)
         tag = _Begin(message.run_id, message.session_id)
-        context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=tag)
+        context.request(session, begin, tag=tag)
         return ticket
 
     @handles(Answered)
@@ -155,7 +182,7 @@ class AgentActor(Actor):
             live.ticket.reply(signal.value)
         elif live.revoked is not None:
             live.ticket.fail(live.revoked)
-        elif isinstance(signal.error, RunFailed | Unknown):
+        elif isinstance(signal.error, RunFailed | ApprovalRequired | Unknown):
             live.ticket.fail(signal.error)
         else:
             # Cancelled, or a fault of ours and not the model's: the turn may still be open.
@@ -181,7 +208,8 @@ class AgentActor(Actor):
         else:
             del self.live[message.run_id]
             assert message.session_id is not None
-            self._end_turn(message.session_id, CancelTurn(message.run_id, "the caller went away"), context)
+            status: Literal["cancelled", "interrupted"] = "cancelled" if message.resume is None else "interrupted"
+            self._end_turn(message.session_id, CancelTurn(message.run_id, "the caller went away", status), context)
 
     @handles(TurnRevoked)
     def turn_revoked(self, message: TurnRevoked, context: Context) -> None:
@@ -191,6 +219,18 @@ class AgentActor(Actor):
             live.revoked = UnknownSession(f"session {message.session_id!r} was deleted while its turn ran")
             live.execution.stop_status = "cancelled"
             live.execution.stop_reason = "the session was deleted"
+            context.cancel_child(message.run_id)
+
+    @handles(StopRun)
+    def stop_run(self, message: StopRun, context: Context) -> None:
+        """Somebody wants this run to end: cut it off; it closes its turn."""
+        live = self.live.get(message.run_id)
+        if live is None:
+            return
+        live.revoked = RunFailed(message.run_id, message.reason)
+        if live.execution is not None:  # else its turn is on the way
+            live.execution.stop_status = "cancelled"
+            live.execution.stop_reason = message.reason
             context.cancel_child(message.run_id)
 
     def _present_spec(self) -> AgentSpec:
@@ -203,16 +243,23 @@ class AgentActor(Actor):
         if live is not None and live.request.wait is not None:
             live.request.wait.end()
         granted = isinstance(signal.value, Grant)
+        if live is not None and granted and live.revoked is not None:
+            del self.live[tag.run_id]
+            live.ticket.fail(live.revoked)
+            self._end_turn(tag.session_id, CancelTurn(tag.run_id, str(live.revoked)), context)
+            return
         if live is not None and granted:
             self._begin(tag.run_id, signal.value, context)
             return
         if live is not None:
             assert signal.error is not None
             del self.live[tag.run_id]
-            live.ticket.fail(signal.error)
+            withdrawn = isinstance(signal.error, StaleTurn)  # somebody has cancelled the run while it queued
+            live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
         if granted or isinstance(signal.error, Unknown):
             # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it.
-            self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up"), context)
+            given_up = CancelTurn(tag.run_id, "the agent gave the run up", tag.status_if_given_up)
+            self._end_turn(tag.session_id, given_up, context)
 
     def _end_turn(self, session_id: str, cancel: CancelTurn, context: Context) -> None:
         context.request(ActorId(SESSION_KIND, session_id), cancel, tag=_End(session_id, cancel))
@@ -228,7 +275,7 @@ class AgentActor(Actor):
             session_id=session_id,
             session=context.actor(SESSION_KIND, session_id) if session_id is not None else None,
             grant=grant,
-            input=live.request.input,
+            input=live.request.input if grant.resumed is None else grant.resumed.record.input,
             within=live.request.within,
             wall_ms=wall_ms,
             output=live.request.output or spec.output,

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from ..runtime.budget import Backoff
+from .approvals import Approver
 from .instructions import Instructions
 from .model import Model, ModelSettings
 from .output import Output
 from .reply import RunEvent
 from .tools import ToolSet
+
+if TYPE_CHECKING:
+    from .session import Session
 
 __all__ = ["AgentSpec", "RunPolicy"]
 
@@ -25,6 +29,7 @@ class RunPolicy(Struct, frozen=True):
         timeout_s: the whole run, without its wait for the turn.
         model_calls_max: model calls in one turn, each but the last followed by tool calls.
         output_repairs_max: how often in one run the model is asked to mend an answer that is not what `output=` wants.
+        tool_calls_at_once: how many calls of one answer run side by side.
     """
 
     attempts_max: int = 4
@@ -32,17 +37,24 @@ class RunPolicy(Struct, frozen=True):
     timeout_s: float = 600.0
     model_calls_max: int = 32
     output_repairs_max: int = 2
+    tool_calls_at_once: int = 8
 
     def __post_init__(self) -> None:
         if self.attempts_max < 1 or self.model_calls_max < 1 or not self.timeout_s > 0:
             raise ValueError(f"a run has at least one attempt, one model call and some time: {self}")
         if self.output_repairs_max < 0:
             raise ValueError(f"output_repairs_max must be 0 or more, not {self.output_repairs_max}")
+        if self.tool_calls_at_once < 1:
+            raise ValueError(f"at least one tool call runs at once: {self}")
 
 
 @dataclass(slots=True, weakref_slot=True)
 class AgentSpec:
-    """What an agent is. Lives in this process; `listeners` get the events of runs that are being streamed."""
+    """What an agent is. Lives in this process.
+
+    `session_of` makes the handle on a session that its tools get; `listeners` get the events of runs that are being
+    streamed.
+    """
 
     name: str
     instructions: Instructions
@@ -50,5 +62,7 @@ class AgentSpec:
     tools: ToolSet
     settings: ModelSettings
     policy: RunPolicy
+    session_of: Callable[[str], "Session"]
+    approver: Approver | None = None
     output: Output | None = None
     listeners: dict[str, Callable[[RunEvent], None]] = field(default_factory=lambda: dict[str, Any]())

@@ -28,7 +28,9 @@ from .session_records import (
     MESSAGES_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
+    STEP_CODEC,
     SessionHead,
+    Step,
     index_prefix,
     message_key,
     session_id_of,
@@ -155,6 +157,19 @@ class Archive:
         """How many steps of a turn that has not ended are journaled."""
         start, stop = step_key(turn, 0), step_key(turn + 1, 0)
         return len(self._store.scan(stream_of(session_id), Table.STEP, start=start, stop=stop))
+
+    def steps(self, session_id: str, turn: int) -> tuple[Step, ...]:
+        """The journal of a run that began in this turn, all of it.
+
+        Raises:
+            Corrupt: an entry is missing or cannot be read: without it nobody knows which calls may have had an effect.
+        """
+        rows = self._store.scan(stream_of(session_id), Table.STEP, start=step_key(turn, 0), stop=step_key(turn + 1, 0))
+        where = f"the journal of turn {turn} of session {session_id!r}"
+        steps = tuple(STEP_CODEC.decode(value, where=where) for _, value in rows)
+        if any(step.number != number for number, step in enumerate(steps, 1)) or (steps and not steps[0].messages):
+            raise Corrupt(where, "some of its entries are missing")
+        return steps
 
     def sessions(
         self,

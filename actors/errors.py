@@ -8,6 +8,7 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ UnknownSession                   no such session, or it was deleted
 ├─ TooLarge                         also a ValueError: the session's metadata would be larger than fits
 ├─ StaleTurn                        the turn is over: what came late was refused
+├─ ApprovalRequired                 the run waits, stored, until somebody approves or denies its calls
 └─ ModelError
    ├─ RateLimited                   transient: too many requests or tokens for now
    ├─ ModelUnavailable              transient: refused, reset, 5xx, timed out
@@ -23,8 +24,10 @@ CallboardError                      callboard.store.errors draws the whole tree
 
 from ..runtime.errors import Failed, Rejected
 from ..store.errors import CallboardError
+from .approvals import ApprovalRequest
 
 __all__ = [
+    "ApprovalRequired",
     "BadOutput",
     "BadRequest",
     "BadResponse",
@@ -83,6 +86,19 @@ class TooLarge(CallboardError, ValueError):
 
 class StaleTurn(CallboardError):
     """The turn is over (interrupted, deleted, or lost with a crash): what came late was refused and not stored."""
+
+
+class ApprovalRequired(CallboardError):
+    """The run has paused, since calls of it need an approval and no approver was given. It is stored, as "waiting".
+
+    Go on, here or in another process, with `agent.resume(run_id, approve=...)`, or end it with `agent.cancel_run`.
+    """
+
+    def __init__(self, run_id: str, calls: tuple[ApprovalRequest, ...]) -> None:
+        names = ", ".join(call.tool for call in calls)
+        super().__init__(f"run {run_id!r} waits for an approval of {names}: agent.resume({run_id!r}, approve=...)")
+        self.run_id = run_id
+        self.calls = calls
 
 
 class RunFailed(Failed):

@@ -2,7 +2,8 @@
 
     attempt ── model call ──► answer without tool calls ──► close the turn as completed
        ▲           │
-       │           └──► tool calls, side by side ──► journal the step ──► next model call
+       │           └──► journal it ──► tool calls, side by side, each journaled ──► next model call
+       │                                  └──► some need an approval ──► pause: the turn ends, the run waits
        └── backoff ◄── transient ModelError, or a crash      (from the last journaled step)
                        permanent ModelError, or the attempts are spent ──► close the turn as failed
 
@@ -12,12 +13,11 @@ Where the store does not even take that in time, `turn_over` is left False, and 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from msgspec.structs import replace
 
-from ..runtime.envelope import Request
 from ..runtime.errors import Unknown
 from ..runtime.ref import Ref
 from ..store.errors import CallboardError
@@ -25,23 +25,23 @@ from .agent_spec import AgentSpec
 from .answer_check import check_answer, check_answer_usage
 from .attempts import Attempts, failure_reason
 from .conversation import repair
-from .errors import RunFailed, StaleTurn
+from .errors import ApprovalRequired, RunFailed, StaleTurn
 from .instructions import InstructionContext, render
+from .journal import Journal
 from .ledger import RunEnd
 from .limits import reason_of
-from .message import Message, ToolCall, Usage
+from .message import Message, Usage
 from .model import Delta, ModelAnswer, ModelRequest
 from .output import Output
 from .persistence import persist
+from .progress import Progress
 from .reentry import HeldTurn, hold
-from .reply import AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
+from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
 from .run_output import RunOutput
 from .run_record import RunStatus
-from .session_messages import CloseTurn, Grant, NoteRun, RecordStep
-from .session_records import Step
+from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
 from .spans import SpanLog
 from .tool_calls import ToolCalls
-from .tools import ToolContext
 
 __all__ = ["Execution"]
 
@@ -71,19 +71,23 @@ class Execution:
     attempts: Attempts = field(init=False)
     run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
-    steps: list[Step] = field(default_factory=lambda: list[Step]())
+    calls: ToolCalls | None = None
     spans: SpanLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spans = SpanLog(self.run_id, self.wall_ms)
+        resumed = self.grant.resumed
         self.attempts = Attempts(self.spec.policy)
         self.run_output = RunOutput(self.output, self.spec.policy.output_repairs_max)
+        self.spans = SpanLog(self.run_id, self.wall_ms, earlier=0 if resumed is None else resumed.spans)
+        if resumed is not None:
+            self.calls = self._new_calls(Progress(resumed.steps))
 
     async def run(self) -> Reply:
         """Carry the run out and close its turn.
 
         Raises:
             RunFailed: history is as before the turn, the run is marked failed.
+            ApprovalRequired: history is as before the turn, the run is stored and waits.
             Unknown: there was an answer, and nobody can tell whether it was stored.
 
         Cancellation: the turn is closed first, at the latest after CLOSE_TIMEOUT_S; as completed where the answer has
@@ -107,6 +111,9 @@ class Execution:
         except RunFailed as failure:
             await self._fail("failed", failure.reason)
             raise
+        except ApprovalRequired as pause:
+            await self._pause(pause)
+            raise
         except BaseException:
             # A cancellation, alone or in a group: what trio's own nurseries raise when they are cancelled is one.
             with anyio.CancelScope(shield=True):
@@ -122,20 +129,21 @@ class Execution:
 
         Raises:
             RunFailed: the cause is permanent, or the attempts are spent.
+            ApprovalRequired: calls of the latest answer need one.
         """
         system = self._system()
         while True:
             self.attempts.begin()
             try:
                 return await self._attempt(system)
-            except RunFailed:
+            except (RunFailed, ApprovalRequired):
                 raise
             except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
                 failure, reason = error, failure_reason(error)
             delay_s = self.attempts.delay_s(failure)
             if delay_s is None:
                 raise RunFailed(self.run_id, reason) from failure
-            self._emit(AttemptFailed(self.attempts.number, reason, delay_s))
+            self._emit(AttemptFailed(self._attempt_number, reason, delay_s))
             await self._note("waiting", reason)
             await anyio.sleep(delay_s)
             await self._note("running", None)
@@ -156,8 +164,14 @@ class Execution:
         return (Message(role="system", content=text),) if text else ()
 
     async def _attempt(self, system: tuple[Message, ...]) -> ModelAnswer:
-        """From the last journaled step to an answer without tool calls."""
-        for _ in range(len(self.steps), self.spec.policy.model_calls_max):
+        """From what is journaled to an answer without tool calls."""
+        calls_max = self.spec.policy.model_calls_max
+        if self.calls is not None:
+            self.calls.attempt = self._attempt_number
+            open_step = self.calls.journal.progress.open_step
+            if open_step is not None:
+                await self.calls.go_on(open_step)
+        for _ in range(len(self.calls.journal.progress.steps) if self.calls is not None else 0, calls_max):
             answer = await self._call_model(system)
             if not answer.message.tool_calls:
                 problem = self.run_output.take(answer)
@@ -165,16 +179,15 @@ class Execution:
                     return answer
                 self._emit(OutputRepair(self.run_output.repairs, problem))
                 continue
-            results = await self._call_tools(answer.message.tool_calls)
-            step = Step(len(self.steps) + 1, (answer.message, *results))
-            await self._ask_session(RecordStep(self.run_id, self.grant.turn, step))
-            self.steps.append(step)
+            if self.calls is None:
+                self.calls = self._new_calls(Progress())
+            await self.calls.begin(answer.message, self._whole_usage)
             self.run_output.step_taken()
-        calls = self.spec.policy.model_calls_max
-        raise RunFailed(self.run_id, f"there was no answer after {calls} model calls: see RunPolicy.model_calls_max")
+        reason = f"there was no answer after {calls_max} model calls: see RunPolicy.model_calls_max"
+        raise RunFailed(self.run_id, reason)
 
     async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
-        done = [message for step in self.steps for message in step.messages]
+        done = self.calls.journal.progress.messages if self.calls is not None else ()
         history = repair([*self.grant.history, *self.input, *done]).messages
         messages = (*system, *history, *self.run_output.aside)
         request = ModelRequest(messages, self.spec.tools.schemas, self.spec.settings, self.run_output.schema)
@@ -186,25 +199,15 @@ class Execution:
             self.usage = self.usage + answer.usage  # what an answer that is refused below has cost was spent
             answer = check_answer(answer)
             span.usage = answer.usage
-            span.attributes.update(finish_reason=answer.finish_reason, attempt=self.attempts.number)
+            span.attributes.update(finish_reason=answer.finish_reason, attempt=self._attempt_number)
             if answer.request_id is not None:
                 span.attributes["request_id"] = answer.request_id
         return answer
 
-    async def _call_tools(self, calls: tuple[ToolCall, ...]) -> list[Message]:
-        context = ToolContext(
-            session_id=self.session_id,
-            run_id=self.run_id,
-            turn=self.grant.turn,
-            agent=self.spec.name,
-            metadata=self.grant.metadata,
-        )
-        return await ToolCalls(self.spec.tools, context, self.spans, self._emit).run(calls)
-
     # The end --------------------------------------------------------------------------------------------------------
 
     async def _complete(self, answer: ModelAnswer) -> Reply:
-        written = [message for step in self.steps for message in step.messages]
+        written = self.calls.journal.progress.messages if self.calls is not None else ()
         by_agent = (replace(message, author=self.spec.name) for message in [*written, answer.message])
         messages = (*self.input, *by_agent)
         stored: list[Message] = []
@@ -221,11 +224,28 @@ class Execution:
             run_id=self.run_id,
             session_id=self.session_id,
             turn=self.grant.turn,
-            usage=self.usage,
+            usage=self._whole_usage,
             finish_reason=answer.finish_reason,
-            attempts=self.attempts.number,
+            attempts=self._attempt_number,
             output=self.run_output.value,
         )
+
+    async def _pause(self, pause: ApprovalRequired) -> None:
+        """The turn ends, and the run waits; where that cannot be stored, the run is interrupted, and may be resumed."""
+        self.end_status = "interrupted"
+        session = self.session
+        assert session is not None, "a run that is not stored cannot wait"
+        note = PauseTurn(self.run_id, self.grant.turn, self._end("waiting", None), pause.calls)
+        try:
+            with anyio.CancelScope(shield=True):  # as with an answer: what was begun is done
+                await persist(lambda: session.ask(note))
+        except Unknown:
+            raise
+        except CallboardError as error:
+            self.turn_over = isinstance(error, StaleTurn)
+            raise RunFailed(self.run_id, f"it was to wait for an approval, but could not be stored: {error}") from error
+        self.turn_over = True
+        self._emit(ApprovalRequested(self.run_id, pause.calls))
 
     async def _fail(self, status: RunStatus, reason: str) -> None:
         try:
@@ -239,7 +259,7 @@ class Execution:
         if self.session is None:
             self.turn_over = True
             return list(messages)
-        end = RunEnd(status, error, self.usage, self.attempts.number, self.spans.finished())
+        end = self._end(status, error)
         session, turn = self.session, self.grant.turn
         try:
             stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
@@ -249,19 +269,42 @@ class Execution:
         self.turn_over = True
         return stored
 
-    async def _ask_session(self, message: Request[Any]) -> None:
-        if self.session is not None:
-            session = self.session
-            await persist(lambda: session.ask(message))
+    def _end(self, status: RunStatus, error: str | None) -> RunEnd:
+        return RunEnd(status, error, self.usage, self._attempt_number, self.spans.finished())
 
     async def _note(self, status: RunStatus, error: str | None) -> None:
         if self.session is not None:
             assert status == "waiting" or status == "running"
-            note = NoteRun(self.run_id, self.grant.turn, status, self.attempts.number + (status == "running"), error)
+            note = NoteRun(self.run_id, self.grant.turn, status, self._attempt_number + (status == "running"), error)
             try:
                 await self.session.ask(note)
             except CallboardError as failure:
                 raise RunFailed(self.run_id, str(failure)) from failure
+
+    @property
+    def _attempt_number(self) -> int:
+        """How often the run was started, in earlier turns too."""
+        resumed = self.grant.resumed
+        return self.attempts.number + (0 if resumed is None else resumed.record.attempts)
+
+    @property
+    def _whole_usage(self) -> Usage:
+        """Of the whole run, earlier turns included."""
+        resumed = self.grant.resumed
+        return self.usage if resumed is None else resumed.record.usage + self.usage
+
+    def _new_calls(self, progress: Progress) -> ToolCalls:
+        journal = Journal(self.run_id, self.grant.turn, self.session, progress)
+        return ToolCalls(
+            spec=self.spec,
+            run_id=self.run_id,
+            session_id=self.session_id,
+            grant=self.grant,
+            journal=journal,
+            spans=self.spans,
+            emit=self._emit,
+            attempt=self._attempt_number,
+        )
 
     def _emit(self, event: RunEvent | Delta) -> None:
         listener = self.spec.listeners.get(self.run_id)

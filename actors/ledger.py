@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..store.contract import Index, IndexRow, Row, Table
+from .approvals import ApprovalRequest
 from .limits import check_metadata, storable_reason
 from .message import Message, Usage
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
@@ -31,6 +32,8 @@ from .session_records import (
 )
 
 __all__ = ["Change", "Ledger", "RunEnd"]
+
+_NOTHING = Usage()
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -61,11 +64,17 @@ class Ledger:
         runs: those that have not ended, by id.
         ended: those whose end is staged and not durable yet, which the store still shows as open.
 
-    `steps` is how many steps of the open turn are journaled.
+    `steps` is how many entries the journal of the open turn has, `journal_turn` the number under which they are kept.
     """
 
     def __init__(
-        self, session_id: str, head: SessionHead | None, *, open_runs: Iterable[RunRecord] = (), steps: int = 0
+        self,
+        session_id: str,
+        head: SessionHead | None,
+        *,
+        open_runs: Iterable[RunRecord] = (),
+        journal_turn: int = 0,
+        steps: int = 0,
     ) -> None:
         self._session_id = session_id
         self.head = head
@@ -76,6 +85,7 @@ class Ledger:
         self._index_rows: list[IndexRow] = []
         self._ended_now: list[str] = []
         self._erase = False
+        self.journal_turn = journal_turn
         self._steps = steps
         self._touched = False
 
@@ -125,21 +135,55 @@ class Ledger:
         head = self._existing()
         record = advance(replace(record, turn=number), "running", at_ms=at_ms)
         self._begin_run(record)
-        self._steps = 0
+        self.journal_turn, self._steps = number, 0
         turn = OpenTurn(number, record.id)
         self._change(at_ms, last_turn=number, open_turn=turn, run_count=head.run_count + 1)
         return record
 
-    def journal(self, number: int, step: Step) -> None:
-        """Keep a step of the running turn; one that is kept already is left as it is."""
+    def journal(self, step: Step) -> None:
+        """Keep an entry of the running turn's journal; one that is kept already is left as it is."""
         if step.number > self._steps:
-            assert step.number == self._steps + 1, "steps come one after the other"
-            self._rows.append(Row(Table.STEP, step_key(number, step.number), STEP_CODEC.encode(step)))
+            assert step.number == self._steps + 1, "entries come one after the other"
+            self._rows.append(Row(Table.STEP, step_key(self.journal_turn, step.number), STEP_CODEC.encode(step)))
             self._steps = step.number
             self._touched = True
 
+    def pause_turn(self, end: RunEnd, pending: tuple[ApprovalRequest, ...], *, at_ms: int) -> None:
+        """The running turn ends, its run does not: it waits for verdicts on these calls. Its journal stays."""
+        head = self._existing()
+        turn = head.open_turn
+        assert turn is not None, "no turn is open"
+        record = self.runs[turn.run_id]
+        paused = advance(record, "waiting", at_ms=at_ms, usage=end.usage, attempts=max(end.attempts, 1))
+        self.runs[record.id] = paused = replace(paused, pending=pending)
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(paused)))
+        self._add_spans(record.id, end)
+        self._change(at_ms, open_turn=None, paused_runs=(*head.paused_runs, record.id))
+
+    def resume_turn(self, number: int, record: RunRecord, *, steps: int, at_ms: int) -> RunRecord:
+        """The turn of this number begins with a run that goes on, whose journal has `steps` entries."""
+        head = self._existing()
+        moved = advance(replace(record, turn=number), "running", at_ms=at_ms)
+        moved = replace(moved, pending=(), journal=record.journal_turn)
+        self._begin_run(moved)
+        self.journal_turn, self._steps = record.journal_turn, steps
+        turn = OpenTurn(number, record.id)
+        self._change(at_ms, last_turn=number, open_turn=turn, paused_runs=_without(head.paused_runs, record.id))
+        return moved
+
+    def end_paused(self, record: RunRecord, end: RunEnd, *, steps: int, at_ms: int) -> None:
+        """A run that paused ends without another turn; so does its journal, of `steps` entries."""
+        head = self._existing()
+        ended = advance(record, end.status, at_ms=at_ms, error=_reason(end))
+        self._close_run(replace(ended, pending=()))
+        self._drop_journal(record.journal_turn, steps)
+        self._change(at_ms, paused_runs=_without(head.paused_runs, record.id))
+
     def close_turn(self, end: RunEnd, messages: Sequence[Message], *, at_ms: int) -> list[Message]:
-        """The running turn ends: its run as `end` says, with `messages` new in history; returns them as stored."""
+        """The running turn ends: its run as `end` says, with `messages` new in history; returns them as stored.
+
+        The journal of a run that was interrupted stays, for the run may be resumed.
+        """
         head = self._existing()
         turn = head.open_turn
         assert turn is not None, "no turn is open"
@@ -149,15 +193,21 @@ class Ledger:
             record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq)
         self._change(at_ms, open_turn=None)
         self._end_run(record, end, at_ms=at_ms)
-        self._rows.extend(Row(Table.STEP, step_key(turn.number, n), None) for n in range(1, self._steps + 1))
+        if end.status != "interrupted":
+            self._drop_journal(self.journal_turn, self._steps)
         self._steps = 0
         return stored
 
-    def interrupt_turn(self, reason: str, *, at_ms: int) -> None:
-        """The turn that an earlier process left open ends; its journaled steps stay in the store for a later resume."""
+    def interrupt_turn(self, reason: str, *, at_ms: int, usage: Usage = _NOTHING) -> None:
+        """The turn that an earlier process left open ends; its journaled steps stay in the store for a later resume.
+
+        `usage` is what the run had spent, as far as its journal knows.
+        """
         head = self._existing()
         assert head.open_turn is not None, "no turn is open"
         record = self.runs[head.open_turn.run_id]
+        if usage.requests > record.usage.requests:
+            record = replace(record, usage=usage)
         self._end_run(record, RunEnd("interrupted", reason, attempts=record.attempts), at_ms=at_ms)
         self._change(at_ms, open_turn=None)
 
@@ -210,7 +260,7 @@ class Ledger:
             self.runs[moved.id] = moved
             self._rows.append(Row(Table.RUN, moved.id.encode(), RUN_CODEC.encode(moved)))
         else:
-            open_runs = tuple(id for id in open_runs if id != moved.id)
+            open_runs = _without(open_runs, moved.id)
             self._close_run(moved)
         self._change(at_ms, open_runs=open_runs)
         return moved
@@ -261,9 +311,15 @@ class Ledger:
         ended = advance(
             record, end.status, at_ms=at_ms, usage=end.usage, error=_reason(end), attempts=max(end.attempts, 1)
         )
-        spans = (Row(Table.SPAN, span_key(ended.id, span.number), SPAN_CODEC.encode(span)) for span in end.spans)
-        self._rows.extend(spans)
+        self._add_spans(ended.id, end)
         self._close_run(ended)
+
+    def _add_spans(self, run_id: str, end: RunEnd) -> None:
+        spans = (Row(Table.SPAN, span_key(run_id, span.number), SPAN_CODEC.encode(span)) for span in end.spans)
+        self._rows.extend(spans)
+
+    def _drop_journal(self, turn: int, steps: int) -> None:
+        self._rows.extend(Row(Table.STEP, step_key(turn, number), None) for number in range(1, steps + 1))
 
     def _close_run(self, record: RunRecord) -> None:
         self.runs.pop(record.id, None)
@@ -277,6 +333,10 @@ class Ledger:
 def _message_id(seq: int) -> str:
     """Kept, because those of short sessions come again in each: 0.05 us against 0.2, and one string for all."""
     return f"msg_{seq:08d}"
+
+
+def _without(run_ids: tuple[str, ...], run_id: str) -> tuple[str, ...]:
+    return tuple(id for id in run_ids if id != run_id)
 
 
 def _reason(end: RunEnd) -> str | None:

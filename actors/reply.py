@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 from msgspec import Struct
 
+from .approvals import ApprovalRequest
 from .message import Message, Usage
 from .model import Delta
 
@@ -17,7 +18,16 @@ else:
 
     OutputT = TypeVar("OutputT")
 
-__all__ = ["AttemptFailed", "OutputRepair", "OutputT", "Reply", "RunEvent", "RunStarted", "ToolFinished"]
+__all__ = [
+    "ApprovalRequested",
+    "AttemptFailed",
+    "OutputRepair",
+    "OutputT",
+    "Reply",
+    "RunEvent",
+    "RunStarted",
+    "ToolFinished",
+]
 
 
 class Reply(Struct, Generic[OutputT], frozen=True):
@@ -84,4 +94,11 @@ class OutputRepair(Struct, frozen=True):
     problem: str
 
 
-RunEvent: TypeAlias = RunStarted | Delta | ToolFinished | AttemptFailed | OutputRepair
+class ApprovalRequested(Struct, frozen=True):
+    """The run has paused, stored, until somebody approves or denies these calls; `agent.resume` goes on with it."""
+
+    run_id: str
+    calls: tuple[ApprovalRequest, ...]
+
+
+RunEvent: TypeAlias = RunStarted | Delta | ToolFinished | AttemptFailed | OutputRepair | ApprovalRequested

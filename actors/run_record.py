@@ -2,7 +2,7 @@
 
     queued ──► running ◄──► waiting          waiting: for a retry's backoff, a person, a slot
       │           │            │
-      └───────────┴────────────┴──► failed | cancelled | interrupted
+      └───────────┴────────────┴──► failed | cancelled | interrupted ──► running, where it is resumed
                   └────────────┴──► completed
 
 A status is a plain word, not an Enum: it is stored, exported and shown as it is, and type checkers know the words.
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 from msgspec.structs import replace
 
+from .approvals import ApprovalRequest
 from .errors import InvalidTransition
 from .message import COUNT_MAX, Message, Usage
 
@@ -42,13 +43,14 @@ _FOLLOWERS: dict[RunStatus, frozenset[RunStatus]] = {
     "completed": _NONE,
     "failed": _NONE,
     "cancelled": _NONE,
-    "interrupted": _NONE,
+    "interrupted": frozenset(("running",)),
 }
 TRANSITIONS = MappingProxyType(_FOLLOWERS)
-"""From each status to those that may follow it. A run without a follower has ended and never changes again."""
+"""From each status to those that may follow it. A run without a follower never changes again."""
 
-OPEN: frozenset[RunStatus] = frozenset(status for status, followers in TRANSITIONS.items() if followers)
-"""The statuses of a run that has not ended: at start-up such runs of an earlier process are resumed or interrupted."""
+OPEN: frozenset[RunStatus] = frozenset(("queued", "running", "waiting"))
+"""The statuses of a run that has not ended. At start-up such runs of an earlier process are marked interrupted, unless
+they wait for an approval."""
 
 
 class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"):
@@ -71,6 +73,8 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         first_seq: place of its first message in the session's history; 0 where it wrote none.
         last_seq: place of its last message; 0 where it wrote none.
         manual: True where the user drives it (`session.create_run()`), so that no supervisor does.
+        pending: the tool calls that it waits to have approved; `agent.resume` goes on with it.
+        journal: the number of the turn in which it began, where it went on in a later one; else 0.
     """
 
     id: str
@@ -89,6 +93,13 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
     first_seq: int = 0
     last_seq: int = 0
     manual: bool = False
+    pending: tuple[ApprovalRequest, ...] = ()
+    journal: int = 0
+
+    @property
+    def journal_turn(self) -> int:
+        """The turn under whose number its steps are journaled."""
+        return self.journal or self.turn
 
     @property
     def is_open(self) -> bool:

@@ -27,6 +27,7 @@ from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .session_messages import (
     Append,
+    CancelRun,
     CreateRun,
     DeleteSession,
     PatchMetadata,
@@ -147,8 +148,21 @@ class Session:
         """
         return await self._ref.ask(ReadRun(check_run_id(run_id)))
 
+    async def cancel_run(self, run_id: str, *, reason: str = "cancelled by hand") -> bool:
+        """End a run that is queued, runs, or waits for an approval; True where it was open, and has ended.
+
+        Its caller, where one waits, gets RunFailed with the reason; history is as before the turn.
+
+        Raises:
+            UnknownRun: there is none of this id.
+            Unknown: a tool of it would not be cut off for 30 s; it ends when that does.
+        """
+        if not isinstance(reason, str) or not reason:  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise ValueError(f"a run is cancelled with a reason, not {reason!r}")
+        return await self._ref.ask(CancelRun(check_run_id(run_id), reason))
+
     async def spans(self, run_id: str) -> list[SpanRecord]:
-        """The model calls and tool calls of a run that has ended, in the order of their starts."""
+        """The model calls and tool calls of a run that has ended or paused, in the order of their starts."""
         return await self._ref.ask(ReadSpans(check_run_id(run_id)))
 
     # The session itself ---------------------------------------------------------------------------------------------

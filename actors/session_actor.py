@@ -9,27 +9,27 @@ turns are asked again by the kernel, in their order. A head that an earlier proc
 interrupted.
 """
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
-from ..runtime.actor import Actor, handles
+from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned
-from ..store.errors import Corrupt
+from .approvals import denied_result
 from .archive import Archive, read_head
 from .errors import Busy, InvalidTransition, StaleTurn, TooLarge, UnknownRun, UnknownSession
 from .history import History
 from .ledger import Ledger, RunEnd
 from .message import Message
-from .run_record import RunRecord, SpanRecord
+from .run_record import RunRecord
 from .session_messages import (
     Append,
     BeginTurn,
+    CancelRun,
     CancelTurn,
     CloseTurn,
     CreateRun,
@@ -41,21 +41,19 @@ from .session_messages import (
     MoveRun,
     NoteRun,
     PatchMetadata,
-    ReadHead,
-    ReadMessages,
-    ReadRun,
-    ReadRuns,
-    ReadSpans,
+    PauseTurn,
     RecordStep,
+    Resumed,
+    ResumeTurn,
     Settled,
+    StopRun,
     TurnRevoked,
 )
-from .session_records import SessionHead, copy_metadata
-from .turns import Entry, Granted, Queued, Turn, TurnQueue
+from .session_reads import ReadableSession, journaled_usage, open_runs_of
+from .session_records import SessionHead, Step, copy_metadata
+from .turns import Entry, Granted, Overlap, Queued, Turn, TurnQueue
 
 __all__ = ["SessionActor"]
-
-_log = logging.getLogger("callboard.session")
 
 INTERRUPTED = "the process ended before the run did"
 
@@ -71,16 +69,18 @@ class Waiting:
     """
 
     ticket: Ticket
-    message: BeginTurn | Append
+    message: BeginTurn | ResumeTurn | Append
     sender: ActorId | None
+    resumed: Resumed | None = None
 
 
-class SessionActor(Actor):
+class SessionActor(ReadableSession):
     """See the module's text."""
 
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
         self.turns: TurnQueue[Waiting | None] = TurnQueue()
+        self.stopping: dict[str, list[Ticket]] = {}  # by run: who waits for its end
         self._head_bytes = 0
 
     def may_passivate(self) -> bool:
@@ -96,15 +96,18 @@ class SessionActor(Actor):
         head = read_head(self.id.key, context.stored)
         self.history = History(self.archive, self.id.key, durable_count=head.message_count if head is not None else 0)
         # What everybody sees: head and history as of the last durable commit.
-        self.visible: SessionHead | None = head
+        self.visible = head
         self.visible_history = self.history
         if head is None:
             self.ledger = Ledger(self.id.key, None)
             return
         assert context.stored is not None
         self._head_bytes = len(context.stored.head)
-        steps = self.archive.step_count(self.id.key, head.open_turn.number) if head.open_turn is not None else 0
-        self.ledger = Ledger(self.id.key, head, open_runs=self._open_runs(head), steps=steps)
+        open_runs = open_runs_of(self.archive, head)
+        turn = head.open_turn
+        journal_turn = next((each.journal_turn for each in open_runs if turn is not None and each.id == turn.run_id), 0)
+        steps = self.archive.step_count(self.id.key, journal_turn) if journal_turn else 0
+        self.ledger = Ledger(self.id.key, head, open_runs=open_runs, journal_turn=journal_turn, steps=steps)
         self.turns.restore(head.last_turn)
         if context.stored_by_earlier_owner:
             self._interrupt_all(context)
@@ -117,23 +120,39 @@ class SessionActor(Actor):
     def begin_turn(self, message: BeginTurn, context: Context) -> Ticket:
         """Grant a turn, or let it queue, as the overlap policy says."""
         self.history.load()  # a store that cannot be read refuses here, while nothing has changed yet
-        ticket = context.defer()
-        entry: Entry[Waiting | None] = Entry(message.run.id, Waiting(ticket, message, context.sender))
-        outcome = self.turns.offer(entry, message.overlap)
-        if isinstance(outcome, Granted):
-            self._granted(Turn(outcome.number, entry), context)
-        elif isinstance(outcome, Queued):
+        waiting = Waiting(context.defer(), message, context.sender)
+        if not self._offer(message.run.id, waiting, message.overlap, context):
             self.ledger.runs[message.run.id] = message.run  # shown while it queues; stored when its turn begins
-        else:
-            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
-        return ticket
+        return waiting.ticket
+
+    @handles(ResumeTurn, retryable=True, on_cancel="cancel")
+    def resume_turn(self, message: ResumeTurn, context: Context) -> Ticket:
+        """Grant another turn to a run that paused or was interrupted, or let it queue."""
+        self.history.load()
+        resumed = self._resumed(message)
+        waiting = Waiting(context.defer(), message, context.sender, resumed)
+        self._offer(message.run_id, waiting, "queue", context)
+        return waiting.ticket
 
     @handles(RecordStep)
     def record_step(self, message: RecordStep, context: Context) -> None:
-        """Journal a step of the running turn."""
+        """Journal what came in the running turn."""
         self._check_turn(message.turn, message.run_id)
-        self.ledger.journal(message.turn, message.step)
+        self.ledger.journal(message.step)
         self._stage(context)
+
+    @handles(PauseTurn)
+    def pause_turn(self, message: PauseTurn, context: Context) -> None:
+        """End the running turn, whose run waits for approvals, and begin the next."""
+        try:
+            self._check_turn(message.turn, message.run_id)
+        except StaleTurn:
+            paused = self.ledger.runs.get(message.run_id)
+            if paused is None or paused.turn != message.turn or paused.pending != message.pending:
+                raise
+            return
+        self.ledger.pause_turn(message.end, message.pending, at_ms=context.wall_ms())
+        self._advance_turns(message.turn, context)
 
     @handles(NoteRun, gated=False)
     def note_run(self, message: NoteRun, context: Context) -> None:
@@ -166,6 +185,31 @@ class SessionActor(Actor):
             return True
         return self._withdraw(message.run_id, message.reason, context)
 
+    @handles(CancelRun, retryable=True)
+    def cancel_run(self, message: CancelRun, context: Context) -> bool | Ticket:
+        """End a run that is queued, runs or waits; of one that runs, its agent closes the turn."""
+        run_id, running = message.run_id, self.turns.running
+        if running is not None and running.entry.run_id == run_id:
+            if running.entry.payload is None or running.entry.payload.sender is None:
+                return self.cancel_turn(CancelTurn(run_id, message.reason), context)
+            context.tell(running.entry.payload.sender, StopRun(run_id, message.reason))
+            ticket = context.defer()
+            self.stopping.setdefault(run_id, []).append(ticket)
+            return ticket
+        withdrawn = self._withdraw(run_id, message.reason, context)
+        record = self.ledger.runs.get(run_id)
+        if record is None:
+            if not withdrawn and run_id not in self.ledger.ended:
+                self.archive.run(self.id.key, run_id)  # raises where there is none
+            return withdrawn
+        end = RunEnd("cancelled", message.reason)
+        if record.manual:
+            self.ledger.move_run(record, end, at_ms=context.wall_ms())
+        else:
+            self._end_paused(record, end, context)
+        self._stage(context)
+        return True
+
     @handles(Append, retryable=True, on_cancel="cancel")
     def append(self, message: Append, context: Context) -> Ticket | list[Message]:
         """Put messages at the end of history, now or when the turns before it have ended."""
@@ -174,13 +218,9 @@ class SessionActor(Actor):
             stored = self._append(message, number, context)
             self._stage(context)
             return stored
-        ticket = context.defer()
-        entry: Entry[Waiting | None] = Entry(_entry_id(message), Waiting(ticket, message, context.sender), append=True)
-        outcome = self.turns.offer(entry)
-        assert not isinstance(outcome, Granted), "a turn runs"
-        if not isinstance(outcome, Queued):
-            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
-        return ticket
+        waiting = Waiting(context.defer(), message, context.sender)
+        self._offer(_entry_id(message), waiting, "queue", context)
+        return waiting.ticket
 
     @handles(Abandoned)
     def abandoned(self, signal: Abandoned, context: Context) -> None:
@@ -188,6 +228,8 @@ class SessionActor(Actor):
         message = signal.message
         if isinstance(message, BeginTurn):
             self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
+        elif isinstance(message, ResumeTurn):
+            self.cancel_turn(CancelTurn(message.run_id, "the caller went away", "interrupted"), context)
         elif isinstance(message, Append):
             self._withdraw(_entry_id(message), "the caller went away", context)
 
@@ -214,6 +256,8 @@ class SessionActor(Actor):
         running = self.turns.running
         if running is not None and running.entry.payload is not None and running.entry.payload.sender is not None:
             context.tell(running.entry.payload.sender, TurnRevoked(running.entry.run_id, self.id.key))
+        for run_id in list(self.stopping):
+            self._tell_stopped(run_id)
         last_number = self.turns.last_number
         self.turns = TurnQueue()
         self.turns.restore(last_number)
@@ -268,57 +312,82 @@ class SessionActor(Actor):
         self._stage(context)
         return moved
 
-    # Reading --------------------------------------------------------------------------------------------------------
-
-    @handles(ReadHead, gated=False)
-    def read_head(self, _message: ReadHead, _context: Context) -> SessionHead | None:
-        return self.visible
-
-    @handles(ReadMessages, gated=False)
-    def read_messages(self, message: ReadMessages, _context: Context) -> list[Message]:
-        count = self.visible.message_count if self.visible is not None else 0
-        last = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
-        first = 1 if message.limit is None else max(1, last - message.limit + 1)
-        return self.visible_history.read(first, last)
-
-    @handles(ReadRuns, gated=False)
-    def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
-        stored = self.archive.runs(self.id.key, limit=message.limit)
-        records = {record.id: self.ledger.runs.get(record.id, record) for record in stored}
-        records.update(self.ledger.runs)
-        runs = sorted(records.values(), key=lambda record: record.id)  # as the archive has them: by their making
-        return runs if message.limit is None else runs[-message.limit :]
-
-    @handles(ReadRun, gated=False)
-    def read_run(self, message: ReadRun, _context: Context) -> RunRecord:
-        live = self.ledger.runs.get(message.run_id)
-        return live if live is not None else self.archive.run(self.id.key, message.run_id)
-
-    @handles(ReadSpans, gated=False)
-    def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
-        return self.archive.spans(self.id.key, message.run_id)
-
     @handles(Settled)
     def settled(self, _message: Settled, _context: Context) -> None:
         """Nothing but the gate."""
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
+    def _offer(self, entry_id: str, waiting: Waiting, overlap: Overlap, context: Context) -> bool:
+        """Ask for a turn: True where it was granted, False where it is waited for. Busy where neither may be."""
+        append = isinstance(waiting.message, Append)
+        entry: Entry[Waiting | None] = Entry(entry_id, waiting, append)
+        outcome = self.turns.offer(entry, overlap)
+        if isinstance(outcome, Granted):
+            self._granted(Turn(outcome.number, entry), context)
+            return True
+        if not isinstance(outcome, Queued):
+            raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
+        return False
+
+    def _resumed(self, message: ResumeTurn) -> Resumed:
+        """What the run had come to. InvalidTransition where it cannot go on, or has gone on since it was looked at."""
+        run_id = message.run_id
+        record = self.ledger.runs.get(run_id) or self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
+        queued = any(entry.run_id == run_id for entry in self.turns.waiting)
+        if queued or record.manual or record.turn != message.turn:
+            raise InvalidTransition(run_id, status="queued" if queued else record.status, wanted="running")
+        if not record.pending and record.status != "interrupted":
+            raise InvalidTransition(run_id, status=record.status, wanted="running")
+        steps = self.archive.steps(self.id.key, record.journal_turn)
+        return Resumed(record, steps, len(self.archive.spans(self.id.key, run_id)))
+
+    def _resume(self, number: int, waiting: Waiting, context: Context) -> Resumed:
+        """The turn of this number is that of a run that goes on; what was decided of its calls is journaled with it."""
+        assert isinstance(waiting.message, ResumeTurn)
+        assert waiting.resumed is not None
+        resumed, decisions = waiting.resumed, waiting.message.decisions
+        self.ledger.resume_turn(number, resumed.record, steps=len(resumed.steps), at_ms=context.wall_ms())
+        if not decisions:
+            return resumed
+        pending = {call.index: call.call_id for call in resumed.record.pending}
+        denied = {
+            index: denied_result(pending[index], verdict) for index, verdict in decisions.items() if verdict is not None
+        }
+        approved = tuple(index for index, verdict in decisions.items() if verdict is None)
+        step = Step(len(resumed.steps) + 1, (), approved=approved, settled=denied)
+        self.ledger.journal(step)
+        return replace(resumed, steps=(*resumed.steps, step))
+
+    def _end_paused(self, record: RunRecord, end: RunEnd, context: Context) -> None:
+        steps = self.archive.step_count(self.id.key, record.journal_turn)
+        self.ledger.end_paused(record, end, steps=steps, at_ms=context.wall_ms())
+
+    def _tell_stopped(self, run_id: str) -> None:
+        for ticket in self.stopping.pop(run_id, ()):
+            ticket.reply(True)
+
     def _granted(self, turn: Turn[Waiting | None], context: Context) -> None:
         """Act on a turn that was just granted; an append is over at once, and the next in line gets its turn."""
         granted: Turn[Waiting | None] | None = turn
         while granted is not None:
-            assert granted.entry.payload is not None
-            ticket, message = granted.entry.payload.ticket, granted.entry.payload.message
+            waiting = granted.entry.payload
+            assert waiting is not None
+            ticket, message = waiting.ticket, waiting.message
             if isinstance(message, Append):
                 ticket.reply(self._append(message, granted.number, context))
                 granted = self.turns.finish(granted.number)
                 continue
-            at_ms = context.wall_ms()
-            self.ledger.ensure(message.defaults, at_ms=at_ms)
-            self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
+            resumed = None
+            if isinstance(message, ResumeTurn):
+                resumed = self._resume(granted.number, waiting, context)
+            else:
+                at_ms = context.wall_ms()
+                self.ledger.ensure(message.defaults, at_ms=at_ms)
+                self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
             assert self.ledger.head is not None
-            ticket.reply(Grant(granted.number, self.history.whole(), copy_metadata(self.ledger.head.metadata)))
+            metadata = copy_metadata(self.ledger.head.metadata)
+            ticket.reply(Grant(granted.number, self.history.whole(), metadata, resumed))
             break
         self._stage(context)
 
@@ -330,6 +399,8 @@ class SessionActor(Actor):
         return stored
 
     def _advance_turns(self, number: int, context: Context) -> None:
+        if self.stopping:
+            self._tell_stopped(self.turns.check(number).entry.run_id)
         following = self.turns.finish(number)
         if following is not None:
             self._granted(following, context)
@@ -361,37 +432,27 @@ class SessionActor(Actor):
         entry = self.turns.withdraw(entry_id)
         if entry is None:
             return False
-        if entry_id in self.ledger.runs:
+        assert entry.payload is not None
+        resumed = isinstance(entry.payload.message, ResumeTurn)  # then it is as before it was to go on
+        if entry_id in self.ledger.runs and not resumed:
             self.ledger.note_cancelled(self.ledger.runs[entry_id], reason, at_ms=context.wall_ms())
             self._stage(context)
-        assert entry.payload is not None
         entry.payload.ticket.fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
         return True
 
-    def _open_runs(self, head: SessionHead) -> list[RunRecord]:
-        """The runs that the head calls open; one that cannot be read is replaced, that it can be closed."""
-        turn = head.open_turn
-        open_ids = head.open_runs if turn is None else (*head.open_runs, turn.run_id)
-        records: list[RunRecord] = []
-        for run_id in open_ids:
-            try:
-                records.append(self.archive.run(self.id.key, run_id))
-            except (UnknownRun, Corrupt) as error:
-                _log.error("an open run is lost, an empty record takes its place: %s", error)
-                manual, at_ms = run_id in head.open_runs, head.updated_at_ms
-                lost = RunRecord(id=run_id, session_id=self.id.key, created_at_ms=at_ms, manual=manual)
-                records.append(replace(lost, status="running", turn=turn.number if turn and not manual else 0))
-        return records
-
     def _interrupt_all(self, context: Context) -> None:
-        """Mark what an earlier process left running."""
+        """Mark what an earlier process left running. What waits for an approval goes on waiting."""
         at_ms = context.wall_ms()
         head = self.ledger.head
         assert head is not None
         for run_id in head.open_runs:
             self.ledger.move_run(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), at_ms=at_ms)
+        for run_id in head.paused_runs:
+            if not self.ledger.runs[run_id].pending:  # its record was lost
+                self._end_paused(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), context)
         if head.open_turn is not None:
-            self.ledger.interrupt_turn(INTERRUPTED, at_ms=at_ms)
+            usage = journaled_usage(self.archive, self.id.key, self.ledger.journal_turn)
+            self.ledger.interrupt_turn(INTERRUPTED, at_ms=at_ms, usage=usage)
         self._stage(context)
 
     def _stage(self, context: Context) -> None:

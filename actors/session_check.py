@@ -163,8 +163,7 @@ class _Session:
 
     def _entry_changes(self, head: SessionHead, present: set[tuple[Index, bytes]]) -> tuple[IndexRow, ...]:
         wanted = {(entry.index, entry.value) for entry in index_changes(None, head)}
-        open_ids = {*head.open_runs, *((head.open_turn.run_id,) if head.open_turn is not None else ())}
-        wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in open_ids}
+        wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in head.open_run_ids}
         wanted |= {(Index.REMINDER_DUE, due_value(record)) for record in self._reminders}
         gone = [IndexRow(index, value, present=False) for index, value in sorted(present - wanted)]
         return (*gone, *(IndexRow(index, value) for index, value in sorted(wanted - present)))
@@ -182,7 +181,8 @@ class _Session:
             message_count=self._last_seq,
             run_count=self._runs,
             last_turn=self._last_turn,
-            open_runs=tuple(record.id for record in self._open_runs),
+            open_runs=tuple(record.id for record in self._open_runs if not record.pending),
+            paused_runs=tuple(record.id for record in self._open_runs if record.pending),
         )
         kept = (Row(Table.OUTCOME, DAMAGED_HEAD, stored.head),) if stored.head else ()
         batch = Batch(

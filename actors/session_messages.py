@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 
 from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
+from .approvals import ApprovalRequest, Decisions
 from .ledger import RunEnd
 from .message import Message
 from .run_record import RunRecord, SpanRecord
@@ -15,6 +16,7 @@ from .turns import Overlap
 __all__ = [
     "Append",
     "BeginTurn",
+    "CancelRun",
     "CancelTurn",
     "CloseTurn",
     "CreateRun",
@@ -26,13 +28,17 @@ __all__ = [
     "MoveRun",
     "NoteRun",
     "PatchMetadata",
+    "PauseTurn",
     "ReadHead",
     "ReadMessages",
     "ReadRun",
     "ReadRuns",
     "ReadSpans",
     "RecordStep",
+    "ResumeTurn",
+    "Resumed",
     "Settled",
+    "StopRun",
     "TurnRevoked",
     "messages_size_bytes",
 ]
@@ -43,12 +49,21 @@ def messages_size_bytes(messages: Iterable[Message]) -> int:
     return sum(MESSAGE_BYTES_DEFAULT + len(message.text) for message in messages)
 
 
+class Resumed(Struct, frozen=True):
+    """What a run that goes on had come to: its record as it was, its journal, and how many spans are stored."""
+
+    record: RunRecord
+    steps: tuple[Step, ...]
+    spans: int
+
+
 class Grant(Struct, frozen=True):
     """The exclusive right to extend the conversation, with what it looked like when the turn began."""
 
     turn: int
     history: tuple[Message, ...]
     metadata: dict[str, Any]
+    resumed: Resumed | None = None
 
 
 class BeginTurn(Request[Grant], frozen=True):
@@ -62,15 +77,26 @@ class BeginTurn(Request[Grant], frozen=True):
         return messages_size_bytes(self.run.input)
 
 
+class ResumeTurn(Request[Grant], frozen=True):
+    """Ask for another turn, for a run that paused or was interrupted; answered when it is granted.
+
+    `turn` is that in which it ran last: the verdicts are on what it waited for then.
+    """
+
+    run_id: str
+    turn: int
+    decisions: Decisions
+
+
 class RecordStep(Request[None], frozen=True):
-    """Keep a step of the running turn, so that a crash loses at most the one after it."""
+    """Keep an entry of the running turn's journal, so that a crash loses at most what came after it."""
 
     run_id: str
     turn: int
     step: Step
 
     def size_bytes(self) -> int:
-        return messages_size_bytes(self.step.messages)
+        return messages_size_bytes((*self.step.messages, *self.step.settled.values()))
 
 
 class NoteRun(Request[None], frozen=True):
@@ -98,6 +124,22 @@ class CloseTurn(Request[list[Message]], frozen=True):
         return messages_size_bytes(self.messages)
 
 
+class PauseTurn(Request[None], frozen=True):
+    """End the running turn; its run waits for approvals. Sent again after a lost answer, it changes nothing."""
+
+    run_id: str
+    turn: int
+    end: RunEnd
+    pending: tuple[ApprovalRequest, ...]
+
+
+class CancelRun(Request[bool], frozen=True):
+    """End this run, be it queued, running or paused. Answered, once it has ended, with whether it was open."""
+
+    run_id: str
+    reason: str
+
+
 class CancelTurn(Request[bool], frozen=True):
     """The run needs no turn any more: taken out of the queue, or its running turn is ended with this status.
 
@@ -114,6 +156,13 @@ class TurnRevoked(Request[None], frozen=True):
 
     run_id: str
     session_id: str
+
+
+class StopRun(Request[None], frozen=True):
+    """Sent to an agent: somebody wants this run of it to end. It closes the turn."""
+
+    run_id: str
+    reason: str
 
 
 class Append(Request[list[Message]], frozen=True, gc=False):

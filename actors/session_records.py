@@ -5,7 +5,7 @@
       MESSAGE         sequence number u64              -> the messages from this place on that came together
       RUN             run id                           -> RunRecord
       SPAN            run id, number u32               -> SpanRecord
-      STEP            turn number u64, step number u32 -> Step
+      STEP            turn number u64, entry u32       -> Step      (the turn in which the run began)
     indexes
       UPDATED         updated_at_ms u64
       OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from ..store.contract import Index, IndexRow, Row, Table
 from ..store.records import Codec
-from .message import Message
+from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
 
 __all__ = [
@@ -85,6 +85,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
         last_turn: the number of the last turn that was granted.
         open_turn: the turn that runs, or None.
         open_runs: runs made by hand that have not ended.
+        paused_runs: runs that wait for an approval, without a turn.
     """
 
     id: str
@@ -99,13 +100,35 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     last_turn: int = 0
     open_turn: OpenTurn | None = None
     open_runs: tuple[str, ...] = ()
+    paused_runs: tuple[str, ...] = ()
+
+    @property
+    def open_run_ids(self) -> tuple[str, ...]:
+        """All runs that have not ended and have left the queue."""
+        held = () if self.open_turn is None else (self.open_turn.run_id,)
+        return (*self.open_runs, *self.paused_runs, *held)
 
 
 class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
-    """What one step of a running turn gave: an assistant message with its tool results. Journaled, not yet history."""
+    """One entry of a running turn's journal, see progress.py: what has come, or may begin. Not yet history.
+
+    Attributes:
+        number: the entry's place in the journal, from 1.
+        messages: an answer that asks for tool calls (in older stores with all their results); else ().
+        begun: the calls of the latest answer, by place, that may have begun once this is stored.
+        approved: those that may begin.
+        settled: the results of calls.
+        state: the turn's state, where it changed.
+        usage: tokens of the run so far; with an answer only.
+    """
 
     number: int
     messages: tuple[Message, ...]
+    begun: tuple[int, ...] = ()
+    approved: tuple[int, ...] = ()
+    settled: dict[int, Message] = {}
+    state: dict[str, Any] | None = None
+    usage: Usage | None = None
 
 
 HEAD_CODEC = Codec(SessionHead)

@@ -32,9 +32,13 @@ class LiveSpan:
 
 
 class SpanLog:
-    """Numbers spans in the order of their starts. `wall_ms` is the time, in milliseconds since 1970."""
+    """Numbers spans in the order of their starts, behind the `earlier` ones that the run has from turns before.
 
-    def __init__(self, run_id: str, wall_ms: Callable[[], int]) -> None:
+    `wall_ms` is the time, in milliseconds since 1970.
+    """
+
+    def __init__(self, run_id: str, wall_ms: Callable[[], int], *, earlier: int = 0) -> None:
+        self._earlier = earlier
         self._run_id = run_id
         self._wall_ms = wall_ms
         self._spans: list[LiveSpan] = []
@@ -43,7 +47,7 @@ class SpanLog:
     def span(self, name: str, kind: SpanKind) -> Generator[LiveSpan]:
         """A span around a block; what the block raises marks it as an error and goes on."""
         storable = storable_reason(name)  # a model may ask for a tool of any name
-        live = LiveSpan(len(self._spans) + 1, storable, kind, self._wall_ms())
+        live = LiveSpan(self._earlier + len(self._spans) + 1, storable, kind, self._wall_ms())
         self._spans.append(live)
         try:
             yield live

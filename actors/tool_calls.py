@@ -1,44 +1,192 @@
-"""The tool calls of one answer, carried out side by side."""
+"""The tool calls of one answer, carried out side by side, each at most once.
 
+    settled                      stays as it is
+    begun, without a result      repeatable: runs again; else the model reads that it was interrupted
+    needs an approval            approved before: runs; an approver is there: it is asked; else the run pauses
+    else                         runs
+
+A call begins once the journal says so, and counts as done once its result is in it (progress.py). Calls that need
+nothing run before the run pauses for those that do.
+"""
+
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
+from anyio.abc import TaskGroup
 
-from .message import Message, ToolCall
+from ..store.errors import CallboardError
+from .agent_spec import AgentSpec
+from .approvals import ApprovalRequest, as_denied, denied_result
+from .conversation import INTERRUPTED_RESULT
+from .errors import ApprovalRequired, RunFailed
+from .journal import Journal
+from .message import Message, ToolCall, Usage
+from .progress import StepProgress
 from .reply import RunEvent, ToolFinished
+from .session_messages import Grant
 from .spans import SpanLog
-from .tools import ToolContext, ToolSet
+from .tool_context import ToolContext
+
+if TYPE_CHECKING:
+    from .session import Session
 
 __all__ = ["ToolCalls"]
+
+_Call: TypeAlias = tuple[int, ToolCall]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What becomes of the open calls of a step."""
+
+    run: list[_Call] = field(default_factory=list[_Call])
+    ask: list[_Call] = field(default_factory=list[_Call])
+    interrupted: list[_Call] = field(default_factory=list[_Call])
 
 
 @dataclass(slots=True)
 class ToolCalls:
-    """What the calls of one answer need: the tools, where they are called from, and whom to tell."""
+    """Carries out the calls of one run. `attempt` is the number of the run's present attempt."""
 
-    tools: ToolSet
-    context: ToolContext
+    spec: AgentSpec
+    run_id: str
+    session_id: str | None
+    grant: Grant
+    journal: Journal
     spans: SpanLog
     emit: Callable[[RunEvent], None]
+    attempt: int = 1
+    _queue: deque[_Call] = field(default_factory=deque[_Call])
+    _workers: int = 0
+    _failure: Exception | None = None
+    _session: "Session | None" = None
 
-    async def run(self, calls: tuple[ToolCall, ...]) -> list[Message]:
-        """All results in the order of the calls."""
-        results: dict[int, Message] = {}
+    async def begin(self, answer: Message, usage: Usage) -> None:
+        """Journal the answer and carry out its calls.
 
-        async def call_one(index: int, call: ToolCall) -> None:
-            results[index] = await self._call(call)
+        Raises:
+            ApprovalRequired: all calls but these have their results.
+            RunFailed: a tool failed whose exceptions end the run. The calls beside it were cut off.
+            CallboardError: the session or its store refuses. Likewise.
+            Exception: what the approver raised. The calls beside it have their results.
+        """
+        plan = self._plan(StepProgress(answer))
+        first = [index for index, _ in plan.run[: self.spec.policy.tool_calls_at_once]]
+        await self.journal.answered(answer, begun=first, usage=usage)
+        await self._carry_out(plan)
 
-        async with anyio.create_task_group() as tasks:
-            for index, call in enumerate(calls):
-                tasks.start_soon(call_one, index, call)
-        return [results[index] for index in range(len(calls))]
+    async def go_on(self, step: StepProgress) -> None:
+        """Carry out the calls of this step, the latest one, that have no result. Raises as `begin`."""
+        await self._carry_out(self._plan(step))
 
-    async def _call(self, call: ToolCall) -> Message:
+    def _plan(self, step: StepProgress) -> _Plan:
+        plan = _Plan()
+        for index, call in step.open:
+            tool = self.spec.tools.get(call.name)
+            if index in step.begun:
+                (plan.run if tool is not None and tool.repeatable else plan.interrupted).append((index, call))
+            elif tool is not None and index not in step.approved and tool.needs_approval(call.arguments):
+                plan.ask.append((index, call))
+            else:
+                plan.run.append((index, call))
+        return plan
+
+    async def _carry_out(self, plan: _Plan) -> None:
+        self._failure = None
+        self._queue.clear()
+        self._workers = 0
+        for index, call in plan.interrupted:
+            result = Message(role="tool", content=INTERRUPTED_RESULT, tool_call_id=call.id, interrupted=True)
+            await self._settle(index, call, result, is_error=True)
+        asked = plan.ask if self.spec.approver is not None else []
+        if plan.run or asked:
+            async with anyio.create_task_group() as tasks:
+                for index, call in asked:
+                    tasks.start_soon(self._ask, index, call, tasks)
+                for place in plan.run:
+                    self._enqueue(place, tasks)
+        if self._failure is not None:
+            raise self._failure
+        if plan.ask and not asked:
+            raise self._approval_required(plan.ask)
+
+    def _enqueue(self, place: _Call, tasks: TaskGroup) -> None:
+        """Let the call run as soon as fewer than the policy's most are running."""
+        self._queue.append(place)
+        if self._workers < self.spec.policy.tool_calls_at_once:
+            self._workers += 1
+            tasks.start_soon(self._work, tasks)
+
+    async def _work(self, tasks: TaskGroup) -> None:
+        while self._queue:
+            index, call = self._queue.popleft()
+            try:
+                await self._run(index, call)
+            except CallboardError as error:  # raised in the group it would come out as a group of errors
+                self._failure = error
+                tasks.cancel_scope.cancel()
+        self._workers -= 1
+
+    async def _run(self, index: int, call: ToolCall) -> None:
+        if index not in self.journal.progress.steps[-1].begun:
+            await self.journal.begun(index)
         with self.spans.span(call.name, "tool") as span:
-            result = await self.tools.call(call, self.context)
             span.attributes["call_id"] = call.id
+            result = await self.spec.tools.call(call, self._context(call))
             if result.is_error:
                 span.fail(result.content)
-        self.emit(ToolFinished(call.name, call.id, result.content, result.is_error))
-        return Message(role="tool", content=result.content, tool_call_id=call.id)
+        if result.fails_run:
+            raise RunFailed(self.run_id, result.content.removeprefix("Error: ")) from result.cause
+        message = Message(role="tool", content=result.content, tool_call_id=call.id)
+        await self._settle(index, call, message, is_error=result.is_error)
+
+    async def _ask(self, index: int, call: ToolCall, tasks: TaskGroup) -> None:
+        assert self.spec.approver is not None
+        try:
+            denied = as_denied(await self.spec.approver(self._request(index, call)))
+            if denied is None:
+                self._enqueue((index, call), tasks)
+            else:
+                await self._settle(index, call, denied_result(call.id, denied), is_error=True)
+        except CallboardError as error:
+            self._failure = error
+            tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 -- a user's function: the calls beside this one go on to their end
+            self._failure = self._failure or error
+
+    async def _settle(self, index: int, call: ToolCall, result: Message, *, is_error: bool) -> None:
+        await self.journal.settled(index, result)
+        self.emit(ToolFinished(call.name, call.id, result.text, is_error))
+
+    def _context(self, call: ToolCall) -> ToolContext:
+        if self._session is None and self.session_id is not None:
+            self._session = self.spec.session_of(self.session_id)
+        # Some servers use an id again, for a call of a later answer: that is another call, and has another key.
+        steps = self.journal.progress.steps
+        again = any(call.id == earlier.id for step in steps[:-1] for earlier in step.answer.tool_calls)
+        return ToolContext(
+            agent=self.spec.name,
+            run_id=self.run_id,
+            turn=self.grant.turn,
+            session_id=self.session_id,
+            metadata=self.grant.metadata,
+            call_id=call.id,
+            attempt=self.attempt,
+            idempotency_key=f"{self.run_id}:{call.id}" + (f"#{len(steps)}" if again else ""),
+            session=self._session,
+            state=self.journal.state,
+        )
+
+    def _request(self, index: int, call: ToolCall) -> ApprovalRequest:
+        return ApprovalRequest(self.run_id, call.id, call.name, call.arguments, self.spec.name, self.session_id, index)
+
+    def _approval_required(self, calls: list[_Call]) -> CallboardError:
+        requests = tuple(self._request(index, call) for index, call in calls)
+        if self.session_id is None:
+            names = ", ".join(request.tool for request in requests)
+            reason = f"{names} must be approved: give the Agent an approver=, or a session in which the run can wait"
+            return RunFailed(self.run_id, reason)
+        return ApprovalRequired(self.run_id, requests)

@@ -8,93 +8,150 @@ Whatever goes wrong in a call becomes a text that the model can read and react t
 """
 
 import inspect
-import re
-import typing
+import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, overload
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 
-from .json_schema import schema_of
 from .limits import TOOL_RESULT_BYTES_MAX, reason_of
 from .message import ToolCall
 from .model import ToolSchema
+from .tool_context import ToolContext
+from .tool_parameters import (
+    ToolFunction,
+    arguments_schema,
+    arguments_struct,
+    checked_name,
+    first_paragraph,
+    parameters_of,
+)
 
-__all__ = ["Tool", "ToolContext", "ToolFunction", "ToolResult", "ToolSet", "tool_schema"]
+__all__ = [
+    "NeedsApproval",
+    "OnError",
+    "Tool",
+    "ToolContext",
+    "ToolFunction",
+    "ToolResult",
+    "ToolSet",
+    "tool",
+    "tool_schema",
+]
 
-ToolFunction: TypeAlias = Callable[..., Any]
+_log = logging.getLogger("callboard.tools")
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the API takes as a function's name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolContext:
-    """Where a tool is called from.
-
-    Attributes:
-        agent: the agent's name.
-        run_id: the run that calls.
-        turn: the number of its turn; 0 without a session.
-        session_id: the session's id, or None where there is no session.
-        metadata: the session's metadata as it was when the turn began, a read-only mapping.
-    """
-
-    agent: str
-    run_id: str
-    turn: int = 0
-    session_id: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+OnError: TypeAlias = Literal["result", "fail"]
+NeedsApproval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What the model reads. `cause` is the exception behind an error, for spans and logs, where there was one."""
+    """What the model reads.
+
+    Attributes:
+        content: the text.
+        is_error: True where something went wrong.
+        cause: the exception behind an error, for spans and logs, where there was one.
+        fails_run: True where the run is to end with it, as the tool's `on_error` says.
+    """
 
     content: str
     is_error: bool = False
     cause: Exception | None = None
+    fails_run: bool = False
 
 
 class Tool:
-    """A function as a tool, checked and with its schema.
+    """A function as a tool, checked and with its schema. Called itself, it is the function.
 
     Args:
         function: sync or async; each parameter annotated with a type that msgspec knows.
         name: what the model calls it: 1 to 64 of a-z, A-Z, 0-9, _ and -; None takes the function's.
         description: what it is for, for the model; None takes the first paragraph of the docstring.
+        timeout_s: how long a call may take; over that it is given up, as an error. None: as long as the run.
+        on_error: what an exception of the function, or its timeout, becomes: a "result" that the model reads, or the
+            end of the run ("fail"): RunFailed, with the exception as its cause. Arguments that do not fit are the
+            model's mistake and always a result.
+        approval: True: each call must be approved before it runs. A function gets the arguments by name, those that
+            the model left out with their defaults, and says whether this call must; where it raises, the call must.
+        repeatable: whether a call that was cut off may run again when its run goes on, as one that changes nothing
+            may, or one that hands `context.idempotency_key` on. Else the model reads that it was interrupted.
 
     Raises:
         TypeError: it is no function, or a parameter of it cannot be filled from JSON; the message names it.
-        ValueError: the name is none that the API takes.
+        ValueError: the name is none that the API takes; an option is none of those above.
     """
 
-    __slots__ = ("_context_names", "_decoder", "_is_async", "function", "schema")
+    __slots__ = (
+        "_approval",
+        "_context_names",
+        "_decoder",
+        "_defaults",
+        "_is_async",
+        "function",
+        "on_error",
+        "repeatable",
+        "schema",
+        "timeout_s",
+    )
 
-    def __init__(self, function: ToolFunction, *, name: str | None = None, description: str | None = None) -> None:
-        name = _checked_name(function, name)
-        parameters, self._context_names = _parameters(function, name)
+    def __init__(
+        self,
+        function: ToolFunction,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        timeout_s: float | None = None,
+        on_error: OnError = "result",
+        approval: NeedsApproval = False,
+        repeatable: bool = False,
+    ) -> None:
+        name = checked_name(function, name)
+        parameters, self._context_names = parameters_of(function, name)
         if description is None:
-            description = _first_paragraph(function)
-        arguments = _arguments_struct(parameters)
+            description = first_paragraph(function)
+        arguments = arguments_struct(parameters)
         self.function: ToolFunction = function
-        self.schema: ToolSchema = ToolSchema(name, description, _arguments_schema(arguments, parameters))
+        self.schema: ToolSchema = ToolSchema(name, description, arguments_schema(arguments, parameters))
         self._decoder = msgspec.json.Decoder(arguments)
+        self._defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
         self._is_async = inspect.iscoroutinefunction(function)
+        self.timeout_s: float | None = _checked_timeout(timeout_s, name)
+        self.on_error: OnError = _checked_on_error(on_error, name)
+        self._approval: NeedsApproval = _checked_approval(approval, name)
+        self.repeatable: bool = repeatable
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What the function itself gives."""
+        return self.function(*arguments, **options)
 
     @property
     def name(self) -> str:
         """What the model calls it."""
         return self.schema.name
+
+    def needs_approval(self, arguments: str) -> bool:
+        """Whether this call must be approved before it runs; False where its arguments do not fit, as it cannot run."""
+        if self._approval is False:
+            return False
+        given = self._given(arguments)
+        if isinstance(given, ToolResult):
+            return False
+        if self._approval is True:
+            return True
+        try:
+            return self._approval({**self._defaults, **given}) is not False
+        except Exception:  # noqa: BLE001 -- a user's function, which did not say that the call may run
+            _log.exception("approval= of the tool %s failed: the call waits for an approval", self.name)
+            return True
 
     async def call(self, arguments: str, context: ToolContext) -> ToolResult:
         """The function's result as text, or what went wrong as text; a str as it is, everything else as JSON.
@@ -105,6 +162,19 @@ class Tool:
         unwatched, unless it asks by `anyio.from_thread.check_cancelled()`. On asyncio, a function that awaits a task or
         a future which others cancelled has failed: that cancellation is not the call's.
         """
+        given = self._given(arguments)
+        if isinstance(given, ToolResult):
+            return given
+        values = {**given, **dict.fromkeys(self._context_names, context)}
+        if self.timeout_s is None:
+            return await self._outcome(values)
+        with anyio.move_on_after(self.timeout_s):
+            return await self._outcome(values)
+        late = TimeoutError(f"it took longer than its {self.timeout_s:g} s and was given up; it may have had an effect")
+        return self._failed(str(late), late)
+
+    def _given(self, arguments: str) -> dict[str, Any] | ToolResult:
+        """Only what the model gave: the function's own defaults fill the rest, whatever objects they are."""
         try:
             given = self._decoder.decode(arguments if arguments.strip() not in ("", "null") else "{}")
         except msgspec.DecodeError as error:
@@ -112,21 +182,31 @@ class Tool:
         except Exception as error:  # noqa: BLE001 -- half a character, endless nesting, the __post_init__ of a user's type
             reason = reason_of(error)
             return ToolResult(f"Error: the arguments of {self.name} do not fit: {reason}", is_error=True, cause=error)
-        # Only what the model gave: the function's own defaults fill the rest, whatever objects they are.
-        values = {key: value for key in given.__struct_fields__ if (value := getattr(given, key)) is not UNSET}
-        values.update(dict.fromkeys(self._context_names, context))
+        return {key: value for key in given.__struct_fields__ if (value := getattr(given, key)) is not UNSET}
+
+    async def _outcome(self, values: dict[str, Any]) -> ToolResult:
         try:
             result = await self._run(values)
-            return _checked_size(result if isinstance(result, str) else _json_text(result), self.name)
+            content = _encodable(result if isinstance(result, str) else _json_text(result))
         except Exception as error:  # noqa: BLE001 -- whatever a user's function raises is the tool's answer
-            return ToolResult(f"Error: {self.name} failed: {reason_of(error)}", is_error=True, cause=error)
+            return self._failed(reason_of(error), error)
         except anyio.get_cancelled_exc_class() as error:
             # Raises where a scope around the call is cancelled. Else the exception came from what the function awaited,
             # and a task that ended with it would be missing from its group without a word (asyncio).
             await anyio.lowlevel.checkpoint_if_cancelled()
             cause = RuntimeError("it awaited something that was cancelled")
             cause.__cause__ = error
-            return ToolResult(f"Error: {self.name} failed: {cause}", is_error=True, cause=cause)
+            return self._failed(str(cause), cause)
+        size_bytes = len(content.encode())
+        if size_bytes <= TOOL_RESULT_BYTES_MAX:
+            return ToolResult(content)
+        return self._failed(
+            f"its result is {size_bytes} bytes, more than the {TOOL_RESULT_BYTES_MAX} that fit: ask for less"
+        )
+
+    def _failed(self, reason: str, cause: Exception | None = None) -> ToolResult:
+        content = f"Error: {self.name} failed: {reason}"
+        return ToolResult(content, is_error=True, cause=cause, fails_run=self.on_error == "fail")
 
     async def _run(self, values: dict[str, Any]) -> object:
         if self._is_async:
@@ -170,6 +250,10 @@ class ToolSet:
     def __len__(self) -> int:
         return len(self._tools)
 
+    def get(self, name: str) -> Tool | None:
+        """The tool of this name, or None."""
+        return self._tools.get(name)
+
     async def call(self, tool_call: ToolCall, context: ToolContext) -> ToolResult:
         """Run the tool that the model asks for; see `Tool.call`. An unknown name gives an error with the known ones."""
         tool = self._tools.get(tool_call.name)
@@ -181,97 +265,29 @@ class ToolSet:
         return await tool.call(tool_call.arguments, context)
 
 
+@overload
+def tool(function: ToolFunction, /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout_s: float | None = None,
+    on_error: OnError = "result",
+    approval: NeedsApproval = False,
+    repeatable: bool = False,
+) -> Callable[[ToolFunction], Tool]: ...
+def tool(function: ToolFunction | None = None, /, **options: Any) -> Tool | Callable[[ToolFunction], Tool]:
+    """A decorator that makes a Tool of a function: `@tool`, or with options as `@tool(approval=True, timeout_s=20)`.
+
+    Raises as Tool does.
+    """
+    return Tool(function, **options) if function is not None else partial(Tool, **options)
+
+
 def tool_schema(function: ToolFunction) -> ToolSchema:
     """The function as a model sees it. Raises as Tool does."""
     return Tool(function).schema
-
-
-class _Parameter(Struct, frozen=True):
-    name: str
-    hint: Any
-    default: Any  # inspect.Parameter.empty where the model must give it
-
-
-def _checked_name(function: ToolFunction, name: str | None) -> str:
-    if not callable(function):
-        raise TypeError(f"a tool must be a function, not {type(function).__name__}")
-    if inspect.isclass(function) or inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"{function!r} is a class or a generator: a tool is a function that returns its result")
-    name = str(getattr(function, "__name__", "")) if name is None else name
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"a tool cannot be called {name!r}: use 1 to 64 of a-z, A-Z, 0-9, _ and -, as in Tool(f, name='search')"
-        )
-    return name
-
-
-def _parameters(function: ToolFunction, name: str) -> tuple[list[_Parameter], tuple[str, ...]]:
-    """What the model fills, and the names of what gets the context."""
-    hints = _hints(function, name)
-    parameters: list[_Parameter] = []
-    context_names: list[str] = []
-    for each in inspect.signature(function).parameters.values():
-        if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
-            raise TypeError(
-                f"tool {name}: the parameter {str(each)!r} cannot be given by its name: use plain ones, without * and /"
-            )
-        hint = hints.get(each.name, each.empty)
-        if _is_context(each.name, hint, name):
-            context_names.append(each.name)
-        elif hint is each.empty:
-            raise TypeError(f"tool {name}: the parameter {each.name!r} needs an annotation, as in {each.name}: str")
-        else:
-            _check_hint(hint, f"tool {name}: the parameter {each.name!r}")
-            parameters.append(_Parameter(each.name, hint, each.default))
-    return parameters, tuple(context_names)
-
-
-def _hints(function: ToolFunction, name: str) -> dict[str, Any]:
-    annotated: Any = function if inspect.isroutine(function) else type(function).__call__
-    try:
-        return typing.get_type_hints(annotated, include_extras=True)
-    except NameError as error:
-        reason = f"an annotation cannot be looked up ({error}): import or define it globally"
-        raise TypeError(f"tool {name}: {reason}") from None
-
-
-def _is_context(parameter: str, hint: object, name: str) -> bool:
-    if hint is ToolContext or ToolContext in typing.get_args(hint):
-        return True
-    if parameter == "context" and hint is not inspect.Parameter.empty and hint is not Any:
-        raise TypeError(f"tool {name}: `context` gets the ToolContext: annotate it so, or rename the parameter")
-    return parameter == "context"
-
-
-def _check_hint(hint: object, where: str) -> None:
-    try:
-        msgspec.json.schema(hint)
-        msgspec.json.Decoder(hint)
-    except (TypeError, NameError) as error:
-        raise TypeError(f"{where} is of a type that cannot come from JSON: {error}") from error
-
-
-def _first_paragraph(function: ToolFunction) -> str:
-    text = inspect.getdoc(function) or ""
-    return " ".join(text.split("\n\n", 1)[0].split())
-
-
-def _arguments_struct(parameters: list[_Parameter]) -> type[Struct]:
-    fields: list[Any] = [
-        (each.name, each.hint)
-        if each.default is inspect.Parameter.empty
-        else (each.name, typing.Union[each.hint, UnsetType], UNSET)  # noqa: UP007 -- `|` is not defined for every hint
-        for each in parameters
-    ]
-    return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
-
-
-def _arguments_schema(arguments: type[Struct], parameters: list[_Parameter]) -> dict[str, Any]:
-    schema = schema_of(arguments)
-    for each in parameters:
-        if type(each.default) in (str, int, float, bool):
-            schema["properties"][each.name].setdefault("default", each.default)
-    return schema
 
 
 def _in_list(function: ToolFunction, values: dict[str, Any]) -> list[Any]:
@@ -289,13 +305,28 @@ def _as_dict(value: object) -> dict[object, object]:
     raise TypeError(f"a result of type {type(value).__name__} cannot be written as JSON")
 
 
-def _checked_size(content: str, name: str) -> ToolResult:
-    content = _encodable(content)
-    size_bytes = len(content.encode())
-    if size_bytes <= TOOL_RESULT_BYTES_MAX:
-        return ToolResult(content)
-    reason = f"its result is {size_bytes} bytes, more than the {TOOL_RESULT_BYTES_MAX} that fit: ask for less"
-    return ToolResult(f"Error: {name} failed: {reason}", is_error=True)
+def _checked_timeout(timeout_s: object, name: str) -> float | None:
+    if timeout_s is None:
+        return None
+    if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool):
+        raise TypeError(f"tool {name}: timeout_s must be a number of seconds or None, not {timeout_s!r}")
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"tool {name}: timeout_s must be a finite number of seconds above 0, not {timeout_s}")
+    return timeout_s
+
+
+def _checked_on_error(on_error: object, name: str) -> OnError:
+    if on_error != "result" and on_error != "fail":
+        raise ValueError(f'tool {name}: on_error must be "result" or "fail", not {on_error!r}')
+    return cast("OnError", on_error)
+
+
+def _checked_approval(approval: object, name: str) -> NeedsApproval:
+    if isinstance(approval, bool):
+        return approval
+    if not callable(approval) or inspect.iscoroutinefunction(approval):
+        raise TypeError(f"tool {name}: approval must be True, False or a plain function of the arguments: {approval!r}")
+    return cast("Callable[[Mapping[str, Any]], bool]", approval)
 
 
 def _encodable(text: str) -> str:

@@ -123,7 +123,7 @@ def test_closed_turn_shows_its_messages_its_run_and_its_spans_together_and_its_s
     stored.ledger.ensure(DEFAULTS, at_ms=1_000)
     stored.ledger.append([user("before")], at_ms=1_000)
     stored.open_turn(1, "run_1")
-    stored.ledger.journal(1, Step(1, (user("draft"),)))
+    stored.ledger.journal(Step(1, (user("draft"),)))
     stored.commit()
     assert len(stored.store.scan(STREAM, Table.STEP)) == 1
     assert stored.archive.messages("s")[-1].text == "before"
@@ -147,9 +147,9 @@ def test_closed_turn_shows_its_messages_its_run_and_its_spans_together_and_its_s
 def test_step_that_is_kept_already_is_not_kept_twice() -> None:
     stored = Stored()
     stored.open_turn(1, "run_1")
-    stored.ledger.journal(1, Step(1, (user("first"),)))
+    stored.ledger.journal(Step(1, (user("first"),)))
     stored.commit()
-    stored.ledger.journal(1, Step(1, (user("again"),)))
+    stored.ledger.journal(Step(1, (user("again"),)))
 
     assert not stored.commit()
     assert stored.archive.step_count("s", 1) == 1
@@ -158,11 +158,11 @@ def test_step_that_is_kept_already_is_not_kept_twice() -> None:
 def test_ledger_that_is_loaded_in_mid_turn_goes_on_with_its_steps() -> None:
     stored = Stored()
     stored.open_turn(1, "run_1")
-    stored.ledger.journal(1, Step(1, (user("first"),)))
+    stored.ledger.journal(Step(1, (user("first"),)))
     stored.commit()
     steps = stored.archive.step_count("s", 1)
-    stored.ledger = Ledger("s", stored.head, open_runs=[stored.archive.run("s", "run_1")], steps=steps)
-    stored.ledger.journal(1, Step(2, (user("second"),)))
+    stored.ledger = Ledger("s", stored.head, open_runs=[stored.archive.run("s", "run_1")], journal_turn=1, steps=steps)
+    stored.ledger.journal(Step(2, (user("second"),)))
     stored.commit()
     assert stored.archive.step_count("s", 1) == 2
     stored.ledger.close_turn(RunEnd("completed"), [], at_ms=3_000)
@@ -245,7 +245,7 @@ def test_patch_sets_and_removes_keys_over_the_defaults_of_a_new_session() -> Non
 def test_erased_session_leaves_no_row_and_no_entry_and_can_be_made_again() -> None:
     stored = Stored()
     stored.open_turn(1, "run_1")
-    stored.ledger.journal(1, Step(1, (user("draft"),)))
+    stored.ledger.journal(Step(1, (user("draft"),)))
     stored.commit()
     stored.ledger.erase()
     stored.commit()

@@ -84,7 +84,7 @@ def begin_turn(ledger: Ledger) -> None:
     """Some history, then a turn with one step journaled."""
     ledger.append([Message(role="user", content="before")], at_ms=1_000)
     ledger.open_turn(7, queued("run_turn"), at_ms=2_000)
-    ledger.journal(7, Step(1, (Message(role="assistant", content="half an answer"),)))
+    ledger.journal(Step(1, (Message(role="assistant", content="half an answer"),)))
 
 
 def book_runs(ledger: Ledger) -> None:

@@ -32,6 +32,7 @@ ALLOWED: set[tuple[str, str]] = {
     ("waiting", "failed"),
     ("waiting", "cancelled"),
     ("waiting", "interrupted"),
+    ("interrupted", "running"),  # when it is resumed
 }
 PAIRS = list(product(RUN_STATUSES, RUN_STATUSES))
 

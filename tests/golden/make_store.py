@@ -93,7 +93,7 @@ def add_by_hand(store: LmdbStore) -> None:
     ledger.ensure(SessionDefaults(owner="ann"), at_ms=1_700_000_000_000)
     run = RunRecord(id="run_1", session_id="crashed", created_at_ms=1_700_000_000_000, agent="Helper")
     ledger.open_turn(1, run, at_ms=1_700_000_000_001)
-    ledger.journal(1, Step(1, (Message(role="assistant", content="half of an answer"),)))
+    ledger.journal(Step(1, (Message(role="assistant", content="half of an answer"),)))
     change = ledger.take()
     assert change is not None
     epoch = store.claim() << 32

@@ -1,0 +1,97 @@
+"""The journal of one turn as its run writes it: nothing may happen before the entry that says so is stored.
+
+Calls that settle while an entry is on its way are gathered into the next one, so that many that run side by side cost
+two waits for the disk, not one each. A run without a session has no store: its journal is its progress alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from ..runtime.ref import Ref
+from .errors import RunFailed
+from .limits import check_metadata
+from .message import Message, Usage
+from .persistence import persist
+from .progress import Progress
+from .session_messages import RecordStep
+from .session_records import Step
+
+__all__ = ["Journal"]
+
+
+@dataclass(slots=True, eq=False)
+class _Gathered:
+    """What the next entry will say."""
+
+    begun: list[int] = field(default_factory=list[int])
+    settled: dict[int, Message] = field(default_factory=dict[int, Message])
+    stored: bool = False
+
+
+class Journal:
+    """Writes for one run, in the turn that it has now. `state` is the turn's state as tools see and change it.
+
+    Raises (all methods):
+        RunFailed: a tool put something into `state` that cannot be stored.
+        CallboardError: the session or its store refuses. What the entry says must then not happen.
+    """
+
+    def __init__(self, run_id: str, turn: int, session: Ref | None, progress: Progress) -> None:
+        self._run_id = run_id
+        self._turn = turn
+        self._session = session
+        self._writing = anyio.Lock(fast_acquire=True)
+        self._gathered = _Gathered()
+        self.progress = progress
+        self.state: dict[str, Any] = check_metadata(progress.state, what="state")
+
+    async def answered(self, answer: Message, *, begun: Iterable[int], usage: Usage) -> None:
+        """An answer that asks for calls came; these of them begin when this returns."""
+        await self._write(messages=(answer,), begun=tuple(begun), usage=usage)
+
+    async def begun(self, index: int) -> None:
+        """This call of the latest answer begins when this returns."""
+        self._gathered.begun.append(index)
+        await self._flush(self._gathered)
+
+    async def settled(self, index: int, result: Message) -> None:
+        """This call of the latest answer has its result, once this returns."""
+        self._gathered.settled[index] = result
+        await self._flush(self._gathered)
+
+    async def _flush(self, gathered: _Gathered) -> None:
+        async with self._writing:
+            if gathered.stored:
+                return  # somebody else has written it
+            self._gathered = _Gathered()
+            await self._write(begun=tuple(gathered.begun), settled=gathered.settled)
+            gathered.stored = True
+
+    async def _write(
+        self,
+        *,
+        messages: tuple[Message, ...] = (),
+        begun: tuple[int, ...] = (),
+        settled: dict[int, Message] | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        progress = self.progress
+        try:
+            state = check_metadata(self.state, what="context.state") if self.state else {}
+        except (TypeError, ValueError) as error:
+            raise RunFailed(self._run_id, f"a tool's state cannot be stored: {error}") from error
+        step = Step(
+            progress.entries + 1,
+            messages,
+            begun=begun,
+            settled=settled or {},
+            state=state if state != progress.state else None,
+            usage=usage,
+        )
+        if self._session is not None:
+            session = self._session
+            await persist(lambda: session.ask(RecordStep(self._run_id, self._turn, step)))
+        progress.take(step)

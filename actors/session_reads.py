@@ -1,0 +1,87 @@
+"""What a session answers from what everybody may see: head, messages, runs and spans as of its last durable commit."""
+
+import logging
+
+from msgspec.structs import replace
+
+from ..runtime.actor import Actor, handles
+from ..runtime.context import Context
+from ..runtime.identity import ActorId
+from ..store.errors import Corrupt
+from .archive import Archive
+from .errors import UnknownRun
+from .history import History
+from .ledger import Ledger
+from .message import Message, Usage
+from .run_record import RunRecord, SpanRecord
+from .session_messages import ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
+from .session_records import SessionHead
+
+__all__ = ["ReadableSession", "journaled_usage", "open_runs_of"]
+
+_log = logging.getLogger("callboard.session")
+
+
+class ReadableSession(Actor):
+    """The reading half of a session's actor; `load` of the whole one gives it what it reads."""
+
+    def __init__(self, id: ActorId) -> None:
+        super().__init__(id)
+        self.archive: Archive
+        self.ledger: Ledger
+        self.visible: SessionHead | None = None
+        self.visible_history: History
+
+    @handles(ReadHead, gated=False)
+    def read_head(self, _message: ReadHead, _context: Context) -> SessionHead | None:
+        return self.visible
+
+    @handles(ReadMessages, gated=False)
+    def read_messages(self, message: ReadMessages, _context: Context) -> list[Message]:
+        count = self.visible.message_count if self.visible is not None else 0
+        last = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
+        first = 1 if message.limit is None else max(1, last - message.limit + 1)
+        return self.visible_history.read(first, last)
+
+    @handles(ReadRuns, gated=False)
+    def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
+        stored = self.archive.runs(self.id.key, limit=message.limit)
+        records = {record.id: self.ledger.runs.get(record.id, record) for record in stored}
+        records.update(self.ledger.runs)
+        runs = sorted(records.values(), key=lambda record: record.id)  # as the archive has them: by their making
+        return runs if message.limit is None else runs[-message.limit :]
+
+    @handles(ReadRun, gated=False)
+    def read_run(self, message: ReadRun, _context: Context) -> RunRecord:
+        live = self.ledger.runs.get(message.run_id)
+        return live if live is not None else self.archive.run(self.id.key, message.run_id)
+
+    @handles(ReadSpans, gated=False)
+    def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
+        return self.archive.spans(self.id.key, message.run_id)
+
+
+def open_runs_of(archive: Archive, head: SessionHead) -> list[RunRecord]:
+    """The runs that the head calls open; one that cannot be read is replaced, that it can be closed."""
+    turn = head.open_turn
+    records: list[RunRecord] = []
+    for run_id in head.open_run_ids:
+        try:
+            records.append(archive.run(head.id, run_id))
+        except (UnknownRun, Corrupt) as error:
+            _log.error("an open run is lost, an empty record takes its place: %s", error)
+            manual, at_ms = run_id in head.open_runs, head.updated_at_ms
+            number = turn.number if turn is not None and turn.run_id == run_id else 0
+            lost = RunRecord(id=run_id, session_id=head.id, created_at_ms=at_ms, manual=manual)
+            records.append(replace(lost, status="running", turn=number))
+    return records
+
+
+def journaled_usage(archive: Archive, session_id: str, turn: int) -> Usage:
+    """What the run that began in this turn had spent, as far as its journal can be read."""
+    try:
+        steps = archive.steps(session_id, turn)
+    except Corrupt as error:
+        _log.error("what a run had spent is not known: %s", error)
+        return Usage()
+    return next((step.usage for step in reversed(steps) if step.usage is not None), Usage())
