@@ -39,11 +39,9 @@ def test_object_among_words_is_found(value: dict[str, Any], before: str, after: 
     assert found(text)[0] == value
 
 
-@given(JSON_OBJECTS, WORDS, WORDS, st.sampled_from(["json", "JSON", "", "jsonc"]), st.sampled_from(["\n", "\r\n"]))
-def test_object_in_a_fence_is_found(
-    value: dict[str, Any], before: str, after: str, language: str, line_end: str
-) -> None:
-    text = f"{before}\n```{language}{line_end}{json.dumps(value, indent=1)}{line_end}```\n{after}"
+@given(JSON_OBJECTS, WORDS, st.sampled_from(["json", "JSON", "", "jsonc"]), st.sampled_from(["\n", "\r\n"]))
+def test_object_in_a_fence_is_found(value: dict[str, Any], words: str, language: str, line_end: str) -> None:
+    text = f"{words}\n```{language}{line_end}{json.dumps(value, indent=1)}{line_end}```\n{words}"
 
     assert value in found(text)
 
