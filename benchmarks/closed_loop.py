@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = [
     "open_upstream",
     "percentile_ms",
     "requests_per_s_max",
+    "serving",
 ]
 
 Caller = Callable[[], Awaitable[None]]
@@ -43,13 +44,16 @@ class Round:
         return len(self.latencies_s) / self.elapsed_s
 
 
-async def closed_loop(callers: list[Caller], *, seconds: float, spread_s: float = 0.0) -> Round:
+async def closed_loop(
+    callers: Sequence[Caller], *, seconds: float, spread_s: float = 0.0, first: Sequence[Caller] | None = None
+) -> Round:
     """Let each caller call again and again for so long; calls that have begun by then are finished and counted.
 
     Args:
         callers: each works in a task of its own. The first call of each, which connects, is not counted.
         seconds: how long calls are begun.
         spread_s: the callers begin evenly over this time, so that they do not come in one burst.
+        first: what each calls first, in place of itself.
     """
     done = Round()
     go = anyio.Event()
@@ -57,8 +61,8 @@ async def closed_loop(callers: list[Caller], *, seconds: float, spread_s: float 
     # By the wall, not by the loop's clock: a loop that is behind must not look fast.
     clock = time.perf_counter
 
-    async def work(caller: Caller, delay_s: float) -> None:
-        await caller()
+    async def work(caller: Caller, first: Caller, delay_s: float) -> None:
+        await first()
         warm.release()
         await go.wait()
         await anyio.sleep(delay_s)
@@ -68,8 +72,8 @@ async def closed_loop(callers: list[Caller], *, seconds: float, spread_s: float 
 
     cpu_s = start_s = until_s = 0.0
     async with anyio.create_task_group() as tasks:
-        for number, caller in enumerate(callers):
-            tasks.start_soon(work, caller, spread_s * number / len(callers))
+        for number, (caller, beginning) in enumerate(zip(callers, first or callers, strict=True)):
+            tasks.start_soon(work, caller, beginning, spread_s * number / len(callers))
         for _ in callers:
             await warm.acquire()
         cpu_s, start_s = time.process_time(), clock()
@@ -89,8 +93,14 @@ def percentile_ms(latencies_s: list[float], percent: int) -> float:
 def open_upstream(*, text: str, delay_s: float) -> Generator[str]:
     """A fake upstream in a process of its own, which answers `text`; the URL of its API."""
     command = [sys.executable, "-m", "callboard.fake_upstream", "--until-stdin-ends", "--backend", "asyncio"]
-    arguments = ["--text", text, "--delay-s", str(delay_s)]
-    with subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with serving([*command, "--text", text, "--delay-s", str(delay_s)]) as url:
+        yield url
+
+
+@contextmanager
+def serving(command: list[str]) -> Generator[str]:
+    """A server in a process of its own, which ends with its standard input; the URL that it prints."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
