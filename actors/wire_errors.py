@@ -23,7 +23,15 @@ from msgspec import Struct
 from .errors import BadRequest, BadResponse, ContextOverflow, ModelError, ModelUnavailable, RateLimited, Refused
 from .limits import FACT_CHARACTERS_MAX
 
-__all__ = ["ServerError", "error_of_status", "error_of_transport", "parse_error", "request_id_of", "retry_after_s_of"]
+__all__ = [
+    "ServerError",
+    "error_of_status",
+    "error_of_transport",
+    "parse_error",
+    "request_id_of",
+    "retry_after_s_of",
+    "should_retry_of",
+]
 
 BY_STATUS: dict[int, type[ModelError]] = {
     401: Refused,
@@ -163,9 +171,13 @@ def error_of_status(
     said = _shorten(_without(error.message, hidden))
     text = f"{where} answered {effective if effective >= 300 else 'an error inside a good response'}"
     text += f": {said}" if said else _hint(effective, headers)
-    if kind is RateLimited:
-        return RateLimited(text, retry_after_s=retry_after_s_of(headers), status=effective, request_id=request_id)
-    return kind(text, status=effective, request_id=request_id)
+    return kind(
+        text,
+        status=effective,
+        request_id=request_id,
+        retry_after_s=retry_after_s_of(headers),
+        should_retry=should_retry_of(headers),
+    )
 
 
 def _kind(error: ServerError, status: int) -> type[ModelError]:
@@ -238,6 +250,11 @@ def retry_after_s_of(headers: httpx.Headers) -> float | None:
         except (ValueError, OverflowError):
             return None
     return None if seconds is None else min(seconds, RETRY_AFTER_S_MAX)
+
+
+def should_retry_of(headers: httpx.Headers) -> bool | None:
+    """The server's own word for whether another try helps; None where it says nothing, or no such word."""
+    return {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
 
 
 def _number(text: str | None) -> float | None:
