@@ -7,14 +7,18 @@ session_messages, session_actor             the actor that is one session
 agent_actor, execution, spans, reentry      the actor that is one agent, and the runs that it supervises
 model, openai_chat, wire, sse, pool         the model path
 tools, json_schema, instructions            what an agent is given
+output, run_output, strict_schema, schema_check, json_in_text   answers as values
 host, session, session_manager, agent, run, reply   the public handles
 errors, ids
 """
 
 from .agent import Agent, ChatStream
 from .agent_spec import RunPolicy
+from .approvals import ApprovalRequest, Denied
 from .archive import SessionPage
 from .errors import (
+    ApprovalRequired,
+    BadOutput,
     BadRequest,
     BadResponse,
     Busy,
@@ -23,6 +27,7 @@ from .errors import (
     ModelError,
     ModelUnavailable,
     RateLimited,
+    Refusal,
     Refused,
     RunFailed,
     StaleTurn,
@@ -35,26 +40,32 @@ from .errors import (
 from .host import Runtime
 from .instructions import InstructionContext, Template
 from .message import Message, ToolCall, Usage
-from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, ToolSchema
+from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
 from .openai_chat import OpenAIChat
-from .reply import AttemptFailed, Reply, RunEvent, RunStarted, ToolFinished
+from .output import Output
+from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
 from .retention import Expiry, Retention
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .session import Session
 from .session_manager import SessionManager
 from .session_records import SessionHead
-from .tools import Tool, ToolContext
+from .tools import Tool, ToolContext, tool
 
 __all__ = [
     "Agent",
+    "ApprovalRequest",
+    "ApprovalRequested",
+    "ApprovalRequired",
     "AttemptFailed",
+    "BadOutput",
     "BadRequest",
     "BadResponse",
     "Busy",
     "ChatStream",
     "ContextOverflow",
     "Delta",
+    "Denied",
     "Expiry",
     "InstructionContext",
     "InvalidTransition",
@@ -66,7 +77,11 @@ __all__ = [
     "ModelSettings",
     "ModelUnavailable",
     "OpenAIChat",
+    "Output",
+    "OutputRepair",
+    "OutputSchema",
     "RateLimited",
+    "Refusal",
     "Refused",
     "Reply",
     "Retention",
@@ -95,4 +110,5 @@ __all__ = [
     "UnknownRun",
     "UnknownSession",
     "Usage",
+    "tool",
 ]

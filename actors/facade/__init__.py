@@ -14,13 +14,18 @@ from importlib.metadata import version as _version
 
 from callboard.actors import (
     Agent,
+    ApprovalRequest,
+    ApprovalRequested,
+    ApprovalRequired,
     AttemptFailed,
+    BadOutput,
     BadRequest,
     BadResponse,
     Busy,
     ChatStream,
     ContextOverflow,
     Delta,
+    Denied,
     Expiry,
     InstructionContext,
     InvalidTransition,
@@ -32,7 +37,11 @@ from callboard.actors import (
     ModelSettings,
     ModelUnavailable,
     OpenAIChat,
+    Output,
+    OutputRepair,
+    OutputSchema,
     RateLimited,
+    Refusal,
     Refused,
     Reply,
     Retention,
@@ -61,6 +70,7 @@ from callboard.actors import (
     UnknownRun,
     UnknownSession,
     Usage,
+    tool,
 )
 from callboard.runtime.errors import CyclicAsk, Failed, MailboxFull, Rejected, Stopping, Unknown
 from callboard.store.errors import (
@@ -78,7 +88,11 @@ __version__ = _version("callboard")
 
 __all__ = [
     "Agent",
+    "ApprovalRequest",
+    "ApprovalRequested",
+    "ApprovalRequired",
     "AttemptFailed",
+    "BadOutput",
     "BadRequest",
     "BadResponse",
     "Busy",
@@ -88,6 +102,7 @@ __all__ = [
     "Corrupt",
     "CyclicAsk",
     "Delta",
+    "Denied",
     "Expiry",
     "Failed",
     "InstructionContext",
@@ -102,7 +117,11 @@ __all__ = [
     "ModelUnavailable",
     "NewerFormat",
     "OpenAIChat",
+    "Output",
+    "OutputRepair",
+    "OutputSchema",
     "RateLimited",
+    "Refusal",
     "Refused",
     "Rejected",
     "Reply",
@@ -139,4 +158,5 @@ __all__ = [
     "UnknownSession",
     "Usage",
     "WrongKey",
+    "tool",
 ]
