@@ -31,6 +31,7 @@ from .approvals import Decisions
 from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, UnknownSession
 from .execution import Execution
 from .message import Message
+from .model import Model
 from .output import Output
 from .reentry import HeldTurn, TurnWait
 from .reply import Reply
@@ -109,9 +110,10 @@ class _Live:
 class AgentActor(Actor):
     """See the module's text. It keeps nothing in the store; the runs are the session's."""
 
-    def __init__(self, id: ActorId, spec: AgentSpec | None) -> None:
+    def __init__(self, id: ActorId, spec: AgentSpec | None, model_used: Callable[[Model], None]) -> None:
         super().__init__(id)
         self.spec = spec
+        self._model_used = model_used
         self.live: dict[str, _Live] = {}
         self.unended: dict[_End, int] = {}  # how often the session has refused it
 
@@ -178,6 +180,7 @@ class AgentActor(Actor):
             return
         execution, session_id = live.execution, live.request.session_id
         assert execution is not None, "a child is spawned with its execution"
+        self._model_used(execution.spec.model)
         if signal.error is None:
             live.ticket.reply(signal.value)
         elif live.revoked is not None:

@@ -22,11 +22,12 @@ import anyio
 import httpx
 
 from .errors import BadRequest, BadResponse, ModelError, ModelUnavailable, Stalled, Truncated
-from .model import ModelAnswer, ModelRequest, ModelSettings, OnDelta
+from .model import Delta, ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .sse import SseParser
 from .upstream import Upstream, UpstreamResponse
-from .wire import AnswerJoiner, Dialect, Piece, UnusableAnswer, decode_piece, encode_request
+from .wire_answer import AnswerJoiner, ServerErrorInAnswer, UnusableAnswer
 from .wire_errors import ServerError, error_of_status, error_of_transport, parse_error, request_id_of
+from .wire_request import Dialect, encode_request
 
 __all__ = ["Exchange", "Server"]
 
@@ -65,6 +66,22 @@ class Exchange:
         shown: whether a piece of the answer was handed out.
     """
 
+    __slots__ = (
+        "_done",
+        "_ends_at",
+        "_joiner",
+        "_moved_at",
+        "_on_delta",
+        "_request",
+        "_request_id",
+        "_scope",
+        "_server",
+        "_settings",
+        "_streamed",
+        "_whole",
+        "shown",
+    )
+
     def __init__(
         self, server: Server, request: ModelRequest, settings: ModelSettings, on_delta: OnDelta | None
     ) -> None:
@@ -74,7 +91,7 @@ class Exchange:
         self._settings = settings
         self._on_delta = on_delta
         self._streamed = on_delta is not None
-        self._joiner = AnswerJoiner()
+        self._joiner: AnswerJoiner | None = None  # made when something comes: thousands may wait at once
         self._scope = anyio.CancelScope()
         self._request_id: str | None = None
         self._whole = False
@@ -125,7 +142,7 @@ class Exchange:
             return ModelUnavailable(f"{server.where}: no answer within {server.timeout_s:g} s")
         if anyio.current_time() >= self._ends_at:
             text = f"{server.where}: the answer did not come to its end within {server.timeout_s:g} s"
-        elif self._joiner.heard:
+        elif self._joiner is not None and self._joiner.heard:
             text = f"{server.where}: no piece of an answer came for {server.progress_timeout_s:g} s"
         else:
             text = f"{server.where}: no piece of an answer came within {server.first_byte_timeout_s:g} s"
@@ -165,16 +182,16 @@ class Exchange:
 
     async def _read_stream(self, response: UpstreamResponse) -> None:
         self._streamed = True
-        parser = SseParser()
+        parser, joiner = SseParser(), self._begin_answer()
         while chunk := await response.receive():
             try:
                 events = parser.feed(chunk)
             except ValueError as error:
                 raise self._bad_response(str(error)) from None
-            self._take_events(events)
-        self._take_events(parser.close())
+            self._take_events(joiner, events)
+        self._take_events(joiner, parser.close())
 
-    def _take_events(self, events: list[bytes]) -> None:
+    def _take_events(self, joiner: AnswerJoiner, events: list[bytes]) -> None:
         progress = False
         for data in events:
             data = data.strip()
@@ -183,7 +200,10 @@ class Exchange:
             if data == b"[DONE]":
                 self._done = True
                 continue
-            progress = self._take(data, "an event of the stream") or progress
+            deltas = self._take(joiner, data, "an event of the stream")
+            progress = progress or bool(deltas)
+            self._show(deltas)
+        self._whole = joiner.finish_reason is not None
         if progress or self._whole or self._done:
             self._note_progress()
 
@@ -191,41 +211,43 @@ class Exchange:
         body = await _read_all(response, BODY_BYTES_MAX)
         if body is None:
             raise self._bad_response(f"a body of more than {BODY_BYTES_MAX} bytes")
-        self._take(body, f"a body ({response.get('content-type') or 'no content type'})")
+        kind = response.get("content-type") or "no content type"
+        self._show(self._take(self._begin_answer(), body, f"a body ({kind})"))
         self._whole = True
 
-    def _take(self, data: bytes, what: str) -> bool:
-        """Take a body or an event's data; returns whether it brought the answer forward."""
-        try:
-            piece = decode_piece(data)
-        except ValueError as error:
-            raise self._bad_response(f"{what} that cannot be read ({error})") from None
-        if piece.is_error:
-            raise self._server_error(parse_error(data), status=200, headers=httpx.Headers())
-        return self._join(piece)
+    def _begin_answer(self) -> AnswerJoiner:
+        self._joiner = AnswerJoiner()
+        return self._joiner
 
-    def _join(self, piece: Piece) -> bool:
+    def _take(self, joiner: AnswerJoiner, data: bytes, what: str) -> list[Delta]:
+        """Take a body or an event's data; returns what is new in it."""
         try:
-            deltas = self._joiner.add(piece)
+            return joiner.take(data)
+        except ServerErrorInAnswer as error:
+            raise self._server_error(error.error, status=200, headers=httpx.Headers()) from None
         except UnusableAnswer as error:
             raise self._bad_response(str(error)) from None
-        if self._on_delta is not None:
+        except ValueError as error:
+            raise self._bad_response(f"{what} that cannot be read ({error})") from None
+
+    def _show(self, deltas: list[Delta]) -> None:
+        on_delta = self._on_delta
+        if on_delta is not None:
             for delta in deltas:
                 if delta.text:
                     self.shown = True
-                    self._on_delta(delta)
-        self._whole = self._joiner.finish_reason is not None
-        return bool(deltas)
+                    on_delta(delta)
 
     def _finish(self) -> ModelAnswer:
-        if not self._whole:
+        joiner = self._joiner
+        if not self._whole or joiner is None:
             text = f"{self._server.where}: the stream ended without a finish_reason: what came is a fragment"
             raise Truncated(text, status=200, request_id=self._request_id)
-        if self._joiner.finish_reason == "error":
+        if joiner.finish_reason == "error":
             text = f"{self._server.where}: the answer ended with finish_reason 'error' and no reason"
             raise ModelUnavailable(text, status=200, request_id=self._request_id)
         try:
-            return self._joiner.finish(request_id=self._request_id)
+            return joiner.finish(request_id=self._request_id)
         except UnusableAnswer as error:
             raise self._bad_response(str(error)) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
 import anyio
@@ -27,6 +27,7 @@ from ..store.memory_store import MemoryStore
 from .agent_actor import AGENT_KIND, AgentActor
 from .agent_spec import AgentSpec
 from .archive import Archive
+from .model import Model
 from .persistence import persist
 from .reentry import TurnWaits
 from .retention import RETENTION_KIND, RetentionActor, expire
@@ -40,6 +41,9 @@ _log = logging.getLogger("callboard.runtime")
 
 AGENT_IDLE_S = 60.0
 """How long an agent without a run stays in memory: another chat makes its actor anew, which costs microseconds."""
+
+EXPIRE_EVERY_S = 0.5
+"""Connections are idle for 4 s at most, and servers close theirs after 5."""
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are put right side by side at start-up: enough to share each commit, few enough to stay small."""
@@ -146,6 +150,7 @@ class Runtime(Kernel):
         self.turn_waits: TurnWaits = TurnWaits()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
+        self._used_models: dict[int, Model] = {}
         self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)
         self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
         self.register(RETENTION_KIND, lambda id: RetentionActor(id, partial(expire, self)), durable=False)
@@ -202,4 +207,17 @@ class Runtime(Kernel):
             raise failures[0]
 
     def _make_agent(self, id: ActorId) -> AgentActor:
-        return AgentActor(id, self._specs.get(id.key))
+        return AgentActor(id, self._specs.get(id.key), self._model_used)
+
+    def _model_used(self, model: Model) -> None:
+        """A run of this model has ended: what connections it leaves idle are to be closed before the server does."""
+        if id(model) not in self._used_models and hasattr(model, "close_expired"):
+            if not self._used_models:
+                self.at(self.now() + EXPIRE_EVERY_S, self._expire_connections)
+            self._used_models[id(model)] = model
+
+    def _expire_connections(self) -> None:
+        used: dict[int, Any] = self._used_models
+        self._used_models = {key: model for key, model in used.items() if model.close_expired()}
+        if self._used_models:
+            self.at(self.now() + EXPIRE_EVERY_S, self._expire_connections)

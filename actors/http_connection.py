@@ -47,19 +47,23 @@ class HttpConnection:
             httpx.RemoteProtocolError: what came is no response.
         """
         self.heard = False
-        self._parser = parser = ResponseParser(expects_body=expects_body)
+        self._parser = None
         unsent: Exception | None = None
         try:
             await self._send(request)
         except (OSError, httpx.WriteError) as error:
             unsent = error  # a server that refuses a request may answer and close before it has read all of it
-        while parser.head is None:
-            try:
-                await self._read(parser)
-            except httpx.HTTPError:
-                if unsent is not None and not self.heard:
-                    raise httpx.WriteError(str(unsent)) from unsent
-                raise
+        try:
+            data = await self._receive()
+            # Not before: thousands of requests may wait for their answers.
+            self._parser = parser = ResponseParser(expects_body=expects_body)
+            _feed(parser, data)
+            while parser.head is None:
+                _feed(parser, await self._receive())
+        except httpx.HTTPError:
+            if unsent is not None and not self.heard:
+                raise httpx.WriteError(str(unsent)) from unsent
+            raise
         return parser.head
 
     async def receive(self) -> bytes:
@@ -75,7 +79,7 @@ class HttpConnection:
             body = parser.take_body()
             if body or parser.complete:
                 return body
-            await self._read(parser)
+            _feed(parser, await self._receive())
 
     @property
     def ended(self) -> bool:
@@ -107,18 +111,23 @@ class HttpConnection:
         except (anyio.BrokenResourceError, anyio.EndOfStream) as error:  # TLS: its OSError is the cause
             raise httpx.WriteError(str(error.__cause__ or error)) from error
 
-    async def _read(self, parser: ResponseParser) -> None:
+    async def _receive(self) -> bytes:
+        """What has come; b"" where the server has closed."""
         try:
             data = await self._wire.receive(RECEIVE_BYTES)
         except (OSError, anyio.BrokenResourceError) as error:
             raise httpx.ReadError(str(error) or str(error.__cause__ or "")) from error
         except anyio.EndOfStream:
-            data = b""
-        try:
-            if data:
-                self.heard = True
-                parser.feed(data)
-            else:
-                parser.feed_eof()
-        except HttpError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
+            return b""
+        self.heard = True
+        return data
+
+
+def _feed(parser: ResponseParser, data: bytes) -> None:
+    try:
+        if data:
+            parser.feed(data)
+        else:
+            parser.feed_eof()
+    except HttpError as error:
+        raise httpx.RemoteProtocolError(str(error)) from error

@@ -22,7 +22,7 @@ class ToolSchema(Struct, frozen=True):
     parameters: dict[str, Any]
 
 
-class ModelSettings(Struct, frozen=True, omit_defaults=True):
+class ModelSettings(Struct, frozen=True, omit_defaults=True, gc=False):
     """What may differ from call to call; None leaves it to the server.
 
     Attributes:
@@ -70,7 +70,7 @@ class OutputSchema(Struct, frozen=True):
         return f"Answer with nothing but JSON that fits this JSON schema: {schema}"
 
 
-class ModelRequest(Struct, frozen=True):
+class ModelRequest(Struct, frozen=True, gc=False):
     """One call: the messages in order (instructions first, as a system message), the tools, the settings, and the form
     of the answer where it is not free."""
 
@@ -80,7 +80,7 @@ class ModelRequest(Struct, frozen=True):
     output: OutputSchema | None = None
 
 
-class ModelAnswer(Struct, frozen=True):
+class ModelAnswer(Struct, frozen=True, gc=False):
     """A whole answer.
 
     Attributes:
@@ -109,7 +109,11 @@ OnDelta: TypeAlias = Callable[[Delta], None]
 
 
 class Model(Protocol):
-    """A language model. One object serves many runs at once."""
+    """A language model. One object serves many runs at once.
+
+    One that keeps connections may also have `close_expired() -> bool`: close those that were idle for too long, and say
+    whether there are others. A runtime calls it now and then once a run has used the model.
+    """
 
     @property
     def name(self) -> str:

@@ -6,21 +6,26 @@ Source: OpenAI API reference, chat completions; FACTS.md, "The client that follo
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from .exchange import Exchange, Server
 from .model import ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .pool import ConnectionPool
 from .pooled_transport import CONNECTIONS_MAX
+from .provider_gate import GateStatistics, ProviderGate
+from .retry import RetryPolicy
 from .upstream import HttpxUpstream, PooledUpstream
-from .wire import Dialect, MaxTokensField
+from .wire_request import Dialect, MaxTokensField
 
 __all__ = ["OpenAIChat"]
 
 OPENAI_URL = "https://api.openai.com/v1"
+
+_NOTHING_SET = ModelSettings()
 
 
 class OpenAIChat:
@@ -40,6 +45,8 @@ class OpenAIChat:
         progress_timeout_s: seconds without a piece of a streamed answer, until `Stalled`.
         timeout_s: seconds for the whole answer, until `ModelUnavailable`, or `Stalled` where it is streamed.
         connections_max: requests at once; further ones wait in order, and their clocks do not run yet.
+        retries: which requests are repeated here, and how long calls wait for a server that limits their rate; None:
+            as OpenAI's own clients. Nothing is repeated once a piece of an answer was handed out.
         max_tokens_field: the request's field for `max_tokens`; None: "max_completion_tokens" for OpenAI, else
             "max_tokens".
         stream_usage: whether to ask for usage in streams.
@@ -63,6 +70,7 @@ class OpenAIChat:
         progress_timeout_s: float = 60.0,
         timeout_s: float = 600.0,
         connections_max: int = CONNECTIONS_MAX,
+        retries: RetryPolicy | None = None,
         max_tokens_field: MaxTokensField | None = None,
         stream_usage: bool = True,
         send_extra: bool = True,
@@ -90,9 +98,11 @@ class OpenAIChat:
         if not model:
             raise ValueError("which model? give model=... or set OPENAI_MODEL")
         self._name = model
+        self._defaults = replace(self._settings, model=model)
         sent = _checked_headers(api_key, headers or {})
         way = client or transport
         self._pool = ConnectionPool()
+        self._gate = ProviderGate(connections_max=connections_max, policy=retries)
         self._server = Server(
             where=f"{url.scheme}://{url.netloc.decode('ascii')}",
             upstream=HttpxUpstream(url, sent, way=way) if way else PooledUpstream(url, sent, pool=self._pool),
@@ -123,14 +133,36 @@ class OpenAIChat:
 
         Cancellation: the connection is closed at once and the slot in the pool is free.
         """
-        return await Exchange(self._server, request, self._effective(request.settings), on_delta).run()
+        settings = self._effective(request.settings)
+        exchange: Exchange | None = None
+
+        def attempt() -> Awaitable[ModelAnswer]:
+            nonlocal exchange
+            exchange = Exchange(self._server, request, settings, on_delta)
+            return exchange.run()
+
+        return await self._gate.call(attempt, shown=lambda: exchange is not None and exchange.shown)
 
     async def aclose(self) -> None:
         """Close idle connections, unless they are the caller's. The model can be used again afterwards."""
         self._pool.close_idle()
 
+    def statistics(self) -> GateStatistics:
+        """Requests under way, calls that wait, retries, in the running event loop."""
+        return self._gate.statistics()
+
+    def close_expired(self) -> bool:
+        """Close connections that were idle for 4 s, before the server does; whether there are others.
+
+        A Runtime calls it for the models of its agents; without one the next request does it, or `aclose`.
+        """
+        self._pool.close_expired()
+        return self._pool.counts()[1] > 0
+
     def _effective(self, settings: ModelSettings) -> ModelSettings:
         """A request's settings over this client's."""
+        if settings == _NOTHING_SET:
+            return self._defaults
         theirs = msgspec.structs.asdict(settings)
         mine = msgspec.structs.asdict(self._settings)
         chosen = {name: mine[name] if value in (None, ()) else value for name, value in theirs.items()}
