@@ -140,7 +140,7 @@ class Execution:
                 raise
             except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
                 failure, reason = error, failure_reason(error)
-            delay_s = self.attempts.delay_s(failure)
+            delay_s = self.attempts.failed(failure)
             if delay_s is None:
                 raise RunFailed(self.run_id, reason) from failure
             self._emit(AttemptFailed(self._attempt_number, reason, delay_s))
