@@ -1,15 +1,16 @@
-"""Each program in examples/ runs as a user would run it, against a fake model server over real HTTP."""
+"""Each program in examples/ runs as a user would run it, twice on one store, against a fake server over real HTTP."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio.from_thread
 import pytest
 
-from callboard.testing import FakeUpstream
+from callboard.testing import Body, FakeUpstream, Script, ScriptStep, answer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
@@ -17,22 +18,113 @@ PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests run without the repository around them")
 
 
+def asked(body: Body) -> str:
+    """The latest message of the user's own; a run adds some of its own where an answer was wrong."""
+    texts: list[str] = [message["content"] for message in body["messages"] if message["role"] == "user"]
+    return next(text for text in reversed(texts) if not text.startswith("Your answer"))
+
+
+def was_refused(body: Body) -> bool:
+    return str(body["messages"][-1]["content"]).startswith("Your answer")
+
+
+def as_triage(body: Body) -> ScriptStep:
+    """What a model might say to structured_output.py: in words around the JSON, wrong at first, and not at all."""
+    text = asked(body)
+    if "Order 88" in text:
+        ticket = '{"subject": "Late birthday present", "order": 88, "urgency": 4, "mood": "upset"}'
+        return f"Here you are:\n```json\n{ticket}\n```"
+    if "ask Dana" in text:
+        return '{"value": ["Your address?", "Your number?"]}' if was_refused(body) else '{"value": "Your address?"}'
+    return "Roses are red"
+
+
+def as_clerk(body: Body) -> ScriptStep:
+    roles: list[str] = [message["role"] for message in body["messages"]]
+    results = roles[::-1][: roles[::-1].index("user")].count("tool")
+    if not results:
+        return answer(tool_calls=[("in_stock", {"article": article}) for article in ("lamp", "chair", "sofa")])
+    if results == 3:
+        return answer(tool_calls=[("reserve", {"article": "lamp"})])
+    return "I put a lamp aside."
+
+
+def as_refunds(body: Body) -> ScriptStep:
+    if body["messages"][-1]["role"] == "tool":
+        return f"It is {body['messages'][-1]['content']}."
+    return answer(tool_calls=[("refund", {"order": "A-17", "cents": 1_250})])
+
+
+SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
+    "approval": as_refunds,
+    "structured_output": as_triage,
+    "tools": as_clerk,
+}
+"""What the server says; to the others it echoes."""
+
+FIRST_LINES: dict[str, list[str]] = {
+    "approval": ['refund({"order":"A-17","cents":1250}) waits for an approval; run me again'],
+    "structured_output": [
+        "Late birthday present: order 88, urgency 4, upset",
+        "asked again: Expected `array`, got `str` - at `$.value`",
+        "- Your address?",
+        "- Your number?",
+        "no ticket: it holds no JSON",
+        "4 messages, of which none was a wrong answer",
+    ],
+    "tools": [
+        "in_stock: 3",
+        "in_stock: 0",
+        "in_stock: failed: Error: in_stock failed: KeyError: 'sofa'",
+        "reserve: 1 x lamp put aside for Dana Fox",
+        "I put a lamp aside.",
+        "put aside: 1 x lamp",
+    ],
+}
+"""What they print when they run first, in any order of the lines of tools that run side by side."""
+
+
 @pytest.fixture
-def upstream_url() -> Iterator[str]:
-    with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(FakeUpstream()) as fake:
-        yield fake.url
+def serve() -> Iterator[Callable[[Script], str]]:
+    """Starts a fake server with a script; gives its URL."""
+    with contextlib.ExitStack() as stack:
+        portal = stack.enter_context(anyio.from_thread.start_blocking_portal())
+        yield lambda script: stack.enter_context(portal.wrap_async_context_manager(FakeUpstream(script))).url
+
+
+def run_twice(program: Path, url: str, folder: Path) -> list[list[str]]:
+    """What it prints, line by line."""
+    environment = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_MODEL": "fake"}
+    command = [sys.executable, "-W", "error", str(program), "store.lmdb"]
+    printed: list[list[str]] = []
+    for _ in range(2):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        printed.append(done.stdout.splitlines())
+    return printed
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=[program.stem for program in PROGRAMS])
-def test_the_example_runs_twice_on_one_store(program: Path, upstream_url: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "OPENAI_BASE_URL": upstream_url, "OPENAI_MODEL": "fake"}
-    command = [sys.executable, "-W", "error", str(program), "store.lmdb"]
+def test_the_example_runs_twice_on_one_store(program: Path, serve: Callable[[Script], str], tmp_path: Path) -> None:
+    url = serve(SCRIPTS.get(program.stem, ()))
 
-    first, second = (
-        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-        for _ in range(2)
-    )
+    first, second = run_twice(program, url, tmp_path)
 
-    assert (first.returncode, first.stderr) == (0, "")
-    assert (second.returncode, second.stderr) == (0, "")
-    assert len(second.stdout.splitlines()) > len(first.stdout.splitlines())
+    assert first
+    assert second
+    if program.stem in FIRST_LINES:
+        assert sorted(first) == sorted(FIRST_LINES[program.stem])
+
+
+def test_the_sessions_of_an_example_outlive_it(serve: Callable[[Script], str], tmp_path: Path) -> None:
+    first, second = run_twice(EXAMPLES / "shared_session.py", serve(()), tmp_path)
+
+    assert len(second) > len(first)
+
+
+def test_the_approval_of_an_example_comes_in_another_process(serve: Callable[[Script], str], tmp_path: Path) -> None:
+    _, second = run_twice(EXAMPLES / "approval.py", serve(as_refunds), tmp_path)
+
+    assert second[0].startswith("paying 1250 cents for A-17")
+    assert second[1] == "It is paid."
+    assert len(second) == 6
