@@ -30,17 +30,15 @@ The JSON lines before it have the figures: microseconds per operation, or what t
 import argparse
 import os
 import platform
-import statistics
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import msgspec
 from messaging_load import Load
-from messaging_process import serve
-from messaging_targets import Measured, judged
-from system_process import MeasureFailed, System, SystemProcess
+from messaging_targets import TARGETS
+from rounds import Rounds, print_line
+from row_process import serve
+from system_process import System
+from targets import print_table
 
 BACKENDS = ("trio", "asyncio")
 ROUNDS_OF = {"memory": 1, "live": 4, "activate": 3}
@@ -82,85 +80,18 @@ def systems(backends: list[str]) -> list[System]:
     ]
 
 
-class Run:
-    """One run: its processes, which start with the first row that needs them, and what they measured."""
-
-    def __init__(self, options: Options, stack: ExitStack) -> None:
-        self._options = options
-        self._stack = stack
-        self._load = QUICK if options.quick else FULL
-        self._systems = systems(options.backends)
-        self._processes: dict[str, SystemProcess] = {}
-        self.measured: dict[tuple[str, str, str], list[float]] = {}
-        self.failed: dict[tuple[str, str], str] = {}
-
-    def row(self, row: str) -> None:
-        """Measure all rounds of a row and print its lines."""
-        there = [one for one in self._systems if one.module in SYSTEMS_OF[row]]
-        for round_number in range(min(self._options.rounds, ROUNDS_OF.get(row, self._options.rounds))):
-            # Another order each time: the first after a pause finds a slower clock, and a colder cache.
-            shift = round_number % len(there)
-            for system in (*there[shift:], *there[:shift]):
-                if system.installed and (system.name, row) not in self.failed:
-                    self._measure(system, row)
-        for system in there:
-            for line in self._lines(system, row):
-                print_line(line)
-
-    def _measure(self, system: System, row: str) -> None:
-        try:
-            if system.name not in self._processes:
-                process = SystemProcess(system, Path(__file__).resolve())
-                self._processes[system.name] = self._stack.enter_context(process)
-            figures = self._processes[system.name].measure(row, self._load)
-        except MeasureFailed as error:
-            self.failed[system.name, row] = str(error)
-            self._processes.pop(system.name).end()  # the next row has a new one
-            return
-        for figure, value in figures.items():
-            self.measured.setdefault((system.name, row, figure), []).append(value)
-
-    def _lines(self, system: System, row: str) -> Iterator[dict[str, Any]]:
-        facts: dict[str, Any] = {"benchmark": "messaging", "row": row, "system": system.name}
-        if not system.installed:
-            yield {**facts, "note": "not installed"}
-        elif (system.name, row) in self.failed:
-            yield {**facts, "note": f"failed: {self.failed[system.name, row]}"}
-        for (name, of_row, figure), values in self.measured.items():
-            if (name, of_row) == (system.name, row):
-                spread = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-                rounded = {key: float(f"{value:.4g}") for key, value in spread.items()}
-                yield {**facts, "figure": figure, **rounded, "rounds": len(values)}
-        if row == "memory" and system.module == "ours" and (system.name, row, "passivated_bytes") not in self.measured:
-            yield {**facts, "figure": "passivated_bytes", "note": "this runtime has no Ref.passivate"}
-
-
-def print_line(line: dict[str, Any]) -> None:
-    print(msgspec.json.encode(line).decode(), flush=True)
-
-
-def print_table(measured: Measured, options: Options) -> None:
-    """What the issue asks for, and what this run says to it."""
-    heads = ("work", "ours on", "beside", "this", "of", "to reach", "aim", "reached")
-    table: list[tuple[str, ...]] = [heads]
-    for verdict in judged(measured, options.backends):
-        target = verdict.target
-        bound = "at least" if target.faster else "at most"
-        table.append(
-            (
-                target.work,
-                verdict.backend,
-                verdict.beside,
-                f"{verdict.this:.3g}",
-                f"{verdict.lowest:.3g} to {verdict.highest:.3g}",
-                "" if target.limit is None else f"{bound} {target.limit:g}",
-                "" if target.aim is None else f"{target.aim:g}",
-                verdict.verdict,
-            )
-        )
-    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
-    for line in table:
-        print("# " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def run(options: Options) -> Rounds:
+    """All rows, with their lines."""
+    load = QUICK if options.quick else FULL
+    with ExitStack() as stack:
+        rounds = Rounds("messaging", __file__, stack)
+        for row in options.rows:
+            there = [one for one in systems(options.backends) if one.module in SYSTEMS_OF[row]]
+            rounds.take_turns(row, there, rounds=min(options.rounds, ROUNDS_OF.get(row, options.rounds)), load=load)
+            for system in there:
+                for line in rounds.lines(system, row):
+                    print_line(line)
+    return rounds
 
 
 def describe_machine(options: Options) -> None:
@@ -186,17 +117,15 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        serve(*chosen.serve)
+        module, variant, backend = chosen.serve
+        serve(f"messaging_{module}", variant, backend, load=Load)
         return
     rounds = min(chosen.rounds, 2) if chosen.quick else chosen.rounds
     options = Options(chosen.rows, chosen.backends, rounds, chosen.quick)
     describe_machine(options)
-    with ExitStack() as stack:
-        run = Run(options, stack)
-        for row in options.rows:
-            run.row(row)
-    print_table(run.measured, options)
-    if broken := [why for (system, _), why in run.failed.items() if system.startswith("ours")]:
+    rounds = run(options)
+    print_table(TARGETS, rounds.measured, options.backends)
+    if broken := [why for (system, _), why in rounds.failed.items() if system.startswith("ours")]:
         raise SystemExit(f"failed: {'; '.join(broken)}")
 
 

@@ -39,20 +39,19 @@ import argparse
 import os
 import platform
 import sqlite3
-import statistics
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from closed_loop import allow_open_files
+from rounds import Rounds, print_line
+from row_process import serve_in_one_loop
 from store_disk import compile_slow_flush, filesystem_of
 from store_load import Load
-from store_process import serve
-from store_targets import Measured, judged
-from system_process import Figures, MeasureFailed, System, SystemProcess
+from store_targets import TARGETS
+from system_process import Figures, System
+from targets import print_table
 
 BACKENDS = ("trio", "asyncio")
 ROUNDS_OF = {"append": 3}
@@ -98,99 +97,35 @@ def systems(backends: list[str], slow_flush: Path | None) -> list[System]:
     return [*plain, *(one for one in slowed if one.module in SYSTEMS_OF["slow"])]
 
 
-class Run:
-    """One run: its processes, which start with the first row that needs them, and what they measured."""
-
-    def __init__(self, options: Options, load: Load, stack: ExitStack) -> None:
-        self._options = options
-        self._load = load
-        self._stack = stack
-        self._slow_flush = compile_slow_flush(Path(load.folder))
-        self._systems = systems(options.backends, self._slow_flush)
-        self._processes: dict[System, SystemProcess] = {}
-        self.measured: dict[tuple[str, str, str], list[float]] = {}
-        self.failed: dict[tuple[str, str], str] = {}
-
-    def row(self, row: str) -> None:
-        """Measure all rounds of a row and print its lines."""
-        variant = "slow" if row == "slow" else ""
-        modules = set(SYSTEMS_OF[row]) & {"ours", *self._options.beside}
-        there = [one for one in self._systems if one.module in modules and one.variant == variant]
-        if row == "slow" and self._slow_flush is None:
-            print_line({"benchmark": "store", "row": row, "note": "there is no C compiler"})
-            return
-        for round_number in range(min(self._options.rounds, ROUNDS_OF.get(row, self._options.rounds))):
-            # Another order each time: the first after a pause finds a slower clock, and a colder cache.
-            shift = round_number % max(len(there), 1)
-            for system in (*there[shift:], *there[:shift]):
-                self._measure(system, row, row)
-        for system in there:
-            self._measure(system, row, "end")
-            for line in self._lines(system, row):
-                print_line(line)
-
-    def _measure(self, system: System, row: str, asked: str) -> None:
-        if not system.installed or (system.name, row) in self.failed:
-            return
-        try:
-            if system not in self._processes:
-                process = SystemProcess(system, Path(__file__).resolve())
-                self._processes[system] = self._stack.enter_context(process)
-            figures = self._processes[system].measure(asked, self._load)
-        except MeasureFailed as error:
-            self.failed[system.name, row] = str(error)
-            self._processes.pop(system).end()  # the next row has a new one
-            return
-        self._note(system, row, figures)
-
-    def _note(self, system: System, row: str, figures: Figures) -> None:
-        if "checked_messages" in figures:
-            counted = {name: figures.pop(name, 0) for name in ("lost", "doubled", "reordered")}
-            figures["wrong"] = sum(counted.values())
-            if wrong := {name: count for name, count in counted.items() if count}:
-                self.failed[system.name, row] = f"of {figures['checked_messages']:.0f} messages {wrong}"
-        for figure, value in figures.items():
-            self.measured.setdefault((system.name, row, figure), []).append(value)
-
-    def _lines(self, system: System, row: str) -> Iterator[dict[str, Any]]:
-        facts: dict[str, Any] = {"benchmark": "store", "row": row, "system": system.name}
-        if not system.installed:
-            yield {**facts, "note": "not installed"}
-        elif (system.name, row) in self.failed:
-            yield {**facts, "note": f"failed: {self.failed[system.name, row]}"}
-        for (name, of_row, figure), values in self.measured.items():
-            if (name, of_row) == (system.name, row):
-                spread = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-                rounded = {key: float(f"{value:.4g}") for key, value in spread.items()}
-                yield {**facts, "figure": figure, **rounded, "rounds": len(values)}
+def check(figures: Figures) -> str:
+    """What a store holds must be what was acknowledged."""
+    if "checked_messages" not in figures:
+        return ""
+    counted = {name: figures.pop(name, 0) for name in ("lost", "doubled", "reordered")}
+    figures["wrong"] = sum(counted.values())
+    wrong = {name: count for name, count in counted.items() if count}
+    return f"of {figures['checked_messages']:.0f} messages {wrong}" if wrong else ""
 
 
-def print_line(line: dict[str, Any]) -> None:
-    print(msgspec.json.encode(line).decode(), flush=True)
-
-
-def print_table(measured: Measured, options: Options) -> None:
-    """What the issue asks for, and what this run says to it."""
-    heads = ("work", "ours on", "beside", "this", "of", "to reach", "aim", "reached")
-    table: list[tuple[str, ...]] = [heads]
-    for verdict in judged(measured, options.backends):
-        target = verdict.target
-        bound = "at least" if target.faster else "at most"
-        table.append(
-            (
-                target.work,
-                verdict.backend,
-                verdict.beside,
-                f"{verdict.this:.3g}",
-                f"{verdict.lowest:.3g} to {verdict.highest:.3g}",
-                "" if target.limit is None else f"{bound} {target.limit:g}",
-                "" if target.aim is None else f"{target.aim:g}",
-                verdict.verdict,
-            )
-        )
-    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
-    for line in table:
-        print("# " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def run(options: Options, load: Load) -> Rounds:
+    """All rows, with their lines."""
+    slow_flush = compile_slow_flush(Path(load.folder))
+    with ExitStack() as stack:
+        rounds = Rounds("store", __file__, stack, check=check)
+        for row in options.rows:
+            if row == "slow" and slow_flush is None:
+                print_line({"benchmark": "store", "row": row, "note": "there is no C compiler"})
+                continue
+            variant = "slow" if row == "slow" else ""
+            modules = set(SYSTEMS_OF[row]) & {"ours", *options.beside}
+            those = systems(options.backends, slow_flush)
+            there = [one for one in those if one.module in modules and one.variant == variant]
+            rounds.take_turns(row, there, rounds=min(options.rounds, ROUNDS_OF.get(row, options.rounds)), load=load)
+            for system in there:
+                rounds.measure(system, row, load, asked="end")
+                for line in rounds.lines(system, row):
+                    print_line(line)
+    return rounds
 
 
 def describe_machine(load: Load) -> None:
@@ -225,7 +160,8 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        serve(*chosen.serve)
+        module, variant, backend = chosen.serve
+        serve_in_one_loop(f"store_{module}", variant, backend, load=Load)
         return
     rounds = 1 if chosen.quick else chosen.rounds
     options = Options(chosen.rows, chosen.backends, list(chosen.beside), rounds, chosen.quick)
@@ -233,12 +169,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         load = load_of(folder, quick=options.quick)
         describe_machine(load)
-        with ExitStack() as stack:
-            run = Run(options, load, stack)
-            for row in options.rows:
-                run.row(row)
-    print_table(run.measured, options)
-    if broken := [why for (system, _), why in run.failed.items() if system.startswith("ours")]:
+        rounds = run(options, load)
+    print_table(TARGETS, rounds.measured, options.backends)
+    if broken := [why for (system, _), why in rounds.failed.items() if system.startswith("ours")]:
         raise SystemExit(f"failed: {'; '.join(broken)}")
 
 

@@ -30,7 +30,6 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -39,6 +38,7 @@ from typing import Any, TypeAlias
 import anyio
 import httpx
 import msgspec
+from chatting import Chatting
 from closed_loop import (
     Caller,
     Round,
@@ -50,9 +50,8 @@ from closed_loop import (
     requests_per_s_max,
 )
 
-from callboard import Agent, Message, ModelRequest, ModelSettings, OpenAIChat, Runtime, Session
-from callboard.actors.archive import Archive
-from callboard.actors.pool import PooledTransport
+from callboard import Agent, Message, ModelRequest, ModelSettings, OpenAIChat, Runtime
+from callboard.actors.pooled_transport import PooledTransport
 
 INSTRUCTIONS = "You are a support agent. Be brief, and ask when something is not clear."
 QUESTION = "My invoice of last month lists the same position twice, and the second one is in another currency."
@@ -107,34 +106,6 @@ def turn_numbers(turns: int) -> Iterator[int]:
         yield from range(turns)
 
 
-class Chatting:
-    """The turns of all callers; `stored` counts them by session."""
-
-    def __init__(self, agent: Agent, runtime: Runtime, turns: int) -> None:
-        self._agent = agent
-        self._runtime = runtime
-        self._turns = turns
-        self.stored: Counter[str] = Counter()
-        self._made = 0
-
-    def caller(self, number: int) -> Caller:
-        session = self._fresh(number)
-
-        async def call() -> None:
-            nonlocal session
-            if self.stored[session.id] == self._turns:
-                session = self._fresh(number)
-            reply = await self._agent.chat(QUESTION, session=session)
-            assert reply.text == ANSWER
-            self.stored[session.id] += 1
-
-        return call
-
-    def _fresh(self, number: int) -> Session:
-        self._made += 1
-        return Session(self._runtime, f"caller-{number}-session-{self._made}")
-
-
 def asking(model: OpenAIChat, conversations: list[tuple[Message, ...]]) -> Way:
     """OpenAIChat without a runtime."""
 
@@ -171,28 +142,15 @@ async def open_ways(url: str, store: Path, options: Options, callers: int) -> As
         stack.push_async_callback(model.aclose)
         runtime = await stack.enter_async_context(Runtime(store, durability="sync"))
         agent = Agent("Clerk", instructions=INSTRUCTIONS, runtime=runtime, model=OpenAIChat(base_url=url, model="fake"))
-        chatting = Chatting(agent, runtime, options.turns)
+        chatting = Chatting(runtime, question=QUESTION, answer=ANSWER, turns=options.turns)
         yield {
             "shared": posting(url, bodies, lambda _: shared),
             "bare": posting(url, bodies, own.__getitem__),
             "pooled": posting(url, bodies, lambda _: pooled),
             "model": asking(model, talks),
-            "chat": chatting.caller,
+            "chat": lambda _: chatting.caller(agent),
         }
-    check_stored(store, chatting.stored)
-
-
-def check_stored(store: Path, expected: Counter[str]) -> None:
-    """Every turn that was answered is in the store, whole and once, and nothing else is."""
-    with Archive.open(store) as archive:
-        for session, turns in expected.items():
-            head = archive.head(session)
-            assert head is not None
-            assert (head.message_count, head.run_count) == (2 * turns, turns), f"{session}: {head}, not {turns} turns"
-            said = [message.text for message in archive.messages(session)]
-            assert said == [QUESTION, ANSWER] * turns, session
-            assert {run.status for run in archive.runs(session)} == {"completed"}, session
-        assert archive.with_open_runs() == []
+    chatting.check(store)
 
 
 # The run --------------------------------------------------------------------------------------------------------------

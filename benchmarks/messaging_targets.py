@@ -1,60 +1,10 @@
-"""The figures to reach in bench_messaging.py, as ratios within one run, and what came of them."""
+"""The figures to reach in bench_messaging.py; all are times, so that less is better."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-import msgspec
+from targets import Target
 
-__all__ = ["TARGETS", "Measured", "Target", "Verdict", "judged"]
-
-Measured = Mapping[tuple[str, str, str], Sequence[float]]
-"""The figures of each round by system ("ours on trio"), row and figure."""
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One line of the table.
-
-    Attributes:
-        work: what is done.
-        row, figure: ours.
-        beside: the system, "" for an absolute figure; {backend} in it stands for the one of ours.
-        beside_figure: what is set against ours, of the same row.
-        limit, aim: what must and what should be reached; None where the line is for information.
-        faster: True for how many times slower the other is (at least `limit`); False for how many times ours takes,
-            or for an absolute figure (at most `limit`).
-        backends: of ours.
-    """
-
-    work: str
-    row: str
-    figure: str
-    beside: str = ""
-    beside_figure: str = ""
-    limit: float | None = None
-    aim: float | None = None
-    faster: bool = True
-    backends: tuple[str, ...] = ("trio", "asyncio")
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """A line with its result: the ratio of the least disturbed rounds, and the lowest and highest of one same round."""
-
-    target: Target
-    backend: str
-    beside: str
-    this: float
-    lowest: float
-    highest: float
-
-    @property
-    def verdict(self) -> str:
-        if self.target.limit is None:
-            return "-"
-        if not self._reaches(self.target.limit):
-            return "NO"
-        return "aim" if self.target.aim is not None and self._reaches(self.target.aim) else "yes"
-
-    def _reaches(self, wanted: float) -> bool:
-        return self.this >= wanted if self.target.faster else self.this <= wanted
+__all__ = ["TARGETS"]
 
 
 def _bare(work: str, row: str, figure: str, *, limit: float, aim: float | None = None) -> list[Target]:
@@ -99,26 +49,3 @@ TARGETS: Sequence[Target] = (
         "activate from LMDB over memory", "activate", "activate_lmdb_us", "ours", "activate_memory_us", faster=False
     ),
 )
-
-
-def judged(measured: Measured, backends: Sequence[str]) -> Iterator[Verdict]:
-    """Each target for each backend of ours; what was not measured is left out."""
-    for target in TARGETS:
-        for backend in (one for one in backends if one in target.backends):
-            ours = measured.get((f"ours on {backend}", target.row, target.figure), ())
-            beside = target.beside.format(backend=backend)
-            system = f"ours on {backend}" if beside == "ours" else beside
-            theirs = measured.get((system, target.row, target.beside_figure), ())
-            ratios = (
-                list(ours)
-                if not beside
-                else [_ratio(a, b, faster=target.faster) for a, b in zip(ours, theirs, strict=False)]
-            )
-            if ratios:
-                shown = f"{beside}: {target.beside_figure}" if beside else ""
-                this = _ratio(min(ours), min(theirs), faster=target.faster) if beside else min(ours)
-                yield Verdict(target, backend, shown, this, min(ratios), max(ratios))
-
-
-def _ratio(ours: float, theirs: float, *, faster: bool) -> float:
-    return theirs / ours if faster else ours / theirs

@@ -1,58 +1,10 @@
-"""The figures to reach in bench_store.py, as ratios within one run where the issue says so, and what came of them."""
+"""The figures to reach in bench_store.py."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-import msgspec
+from targets import Target
 
-__all__ = ["TARGETS", "Measured", "Target", "Verdict", "judged"]
-
-Measured = Mapping[tuple[str, str, str], Sequence[float]]
-"""The figures of each round by system ("ours on trio"), row and figure; more is better in "_per_s"."""
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One line of the table.
-
-    Attributes:
-        work: what is done.
-        row, figure: ours.
-        beside: the system; "ours" for another figure of ours, "" for an absolute figure.
-        beside_figure: what is set against ours, of the same row; "" for the figure of the same name.
-        limit, aim: what must and what should be reached; None where the line is for information.
-        faster: True for how many times as fast as the other we are (at least `limit`); False for how many times the
-            other's cost ours is, or for an absolute figure (at most `limit`).
-    """
-
-    work: str
-    row: str
-    figure: str
-    beside: str = ""
-    beside_figure: str = ""
-    limit: float | None = None
-    aim: float | None = None
-    faster: bool = True
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """A line with its result: the ratio of the least disturbed rounds, and the lowest and highest of one same round."""
-
-    target: Target
-    backend: str
-    beside: str
-    this: float
-    lowest: float
-    highest: float
-
-    @property
-    def verdict(self) -> str:
-        if self.target.limit is None:
-            return "-"
-        if not self._reaches(self.target.limit):
-            return "NO"
-        return "aim" if self.target.aim is not None and self._reaches(self.target.aim) else "yes"
-
-    def _reaches(self, wanted: float) -> bool:
-        return self.this >= wanted if self.target.faster else self.this <= wanted
+__all__ = ["TARGETS"]
 
 
 def _turns(work: str, row: str, beside: str, *, limit: float | None = None, aim: float | None = None) -> Target:
@@ -98,27 +50,3 @@ TARGETS: Sequence[Target] = (
     _at_most("the same without a disk", "ticker", "memory_blocked_max_ms"),
     _turns("flushes 1 ms slower, 100 writers", "slow", "openai", limit=50, aim=100),
 )
-
-
-def judged(measured: Measured, backends: Sequence[str]) -> Iterator[Verdict]:
-    """Each target for each backend of ours; what was not measured is left out."""
-    for target in TARGETS:
-        for backend in backends:
-            ours = measured.get((f"ours on {backend}", target.row, target.figure), ())
-            system = f"ours on {backend}" if target.beside == "ours" else target.beside
-            figure = target.beside_figure or target.figure
-            theirs = measured.get((system, target.row, figure), ()) if system else ()
-            if not ours or (system and not theirs):
-                continue
-            ratios = [_ratio(target, a, b) for a, b in zip(ours, theirs, strict=False)] if system else list(ours)
-            this = _ratio(target, _best(target, ours), _best(target, theirs)) if system else min(ours)
-            beside = f"{target.beside}: {figure}" if system else ""
-            yield Verdict(target, backend, beside, this, min(ratios), max(ratios))
-
-
-def _best(target: Target, rounds: Sequence[float]) -> float:
-    return max(rounds) if target.figure.endswith("_per_s") else min(rounds)
-
-
-def _ratio(target: Target, ours: float, theirs: float) -> float:
-    return ours / theirs if target.figure.endswith("_per_s") or not target.faster else theirs / ours
