@@ -163,7 +163,7 @@ class Ledger:
     def resume_turn(self, number: int, record: RunRecord, *, steps: int, at_ms: int) -> RunRecord:
         """The turn of this number begins with a run that goes on, whose journal has `steps` entries."""
         head = self._existing()
-        moved = advance(replace(record, turn=number), "running", at_ms=at_ms)
+        moved = advance(replace(record, turn=number), "running", at_ms=at_ms, attempts=record.attempts + 1)
         moved = replace(moved, pending=(), journal=record.journal_turn)
         self._begin_run(moved)
         self.journal_turn, self._steps = record.journal_turn, steps

@@ -1,0 +1,573 @@
+"""Tool calls that must be approved: decided in place, or by a run that pauses, is stored, and goes on anywhere."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+from tool_turns import ALL_CALLS, World, agent_of, results_of
+
+from callboard import (
+    Agent,
+    Failed,
+    InvalidTransition,
+    RunFailed,
+    RunPolicy,
+    Runtime,
+    Session,
+    SessionManager,
+    StoreUnavailable,
+    ToolCall,
+    Unknown,
+    UnknownRun,
+)
+from callboard.actors.approvals import ApprovalRequest, Denied, Verdict, as_decisions, as_denied, denied_result
+from callboard.actors.errors import ApprovalRequired
+from callboard.actors.reply import ApprovalRequested
+from callboard.actors.retention import Retention
+from callboard.actors.session_check import check_sessions, repair_sessions
+from callboard.actors.session_records import SESSION_KIND, stream_of
+from callboard.actors.tools import tool
+from callboard.store import Batch, Index, MemoryStore, Table
+from callboard.testing import ScriptedModel, crash_next, model_answer, until_quiet
+
+Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+def request(index: int, call_id: str) -> ApprovalRequest:
+    return ApprovalRequest("run_1", call_id, "charge", index=index)
+
+
+async def paused(agent: Agent, text: str = "go") -> ApprovalRequired:
+    """Chat until the run pauses."""
+    with pytest.raises(ApprovalRequired) as caught:
+        await agent.chat(text)
+    return caught.value
+
+
+async def approve_all(agent: Agent, run_id: str) -> str:
+    """Approve whatever comes, one answer at a time."""
+    for _ in range(10):
+        try:
+            return (await agent.resume(run_id, approve=True)).text
+        except ApprovalRequired:
+            continue
+    pytest.fail("it asks for ever")
+
+
+def what_is_open(runtime: Runtime) -> int:
+    return len(runtime.store.scan_index(Index.OPEN_RUN)) + len(runtime.store.scan(stream_of("s"), Table.STEP))
+
+
+# Verdicts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verdict", "denied"), [(True, None), (False, Denied()), (Denied("no"), Denied("no"))])
+def test_verdict_is_true_false_or_denied(verdict: Verdict, denied: Denied | None) -> None:
+    assert as_denied(verdict) == denied
+
+
+@pytest.mark.parametrize("verdict", [1, 0, "yes", None, [True], Denied])
+def test_nothing_but_true_approves(verdict: object) -> None:
+    with pytest.raises(TypeError, match="a verdict is True, False or Denied"):
+        as_denied(verdict)
+
+
+def test_verdicts_go_to_the_calls_that_wait_and_to_no_others() -> None:
+    pending = [request(0, "a"), request(2, "c")]
+
+    assert as_decisions(None, pending) == {}
+    assert as_decisions(True, pending) == {0: None, 2: None}
+    assert as_decisions(Denied("no"), pending) == {0: Denied("no"), 2: Denied("no")}
+    assert as_decisions({"c": True}, pending) == {2: None}
+    with pytest.raises(ValueError, match="names the call 'b', which does not wait for a verdict; waiting: 'a', 'c'"):
+        as_decisions({"b": True}, pending)
+    with pytest.raises(TypeError, match="a verdict is"):
+        as_decisions({"a": 1}, pending)
+
+
+def test_model_reads_why_a_call_was_denied_however_long_the_reason_is() -> None:
+    assert denied_result("a", Denied()).text == "[denied] This call was not approved."
+    long = denied_result("a", Denied("no: " + "x" * 10_000 + "\ud800"))
+
+    assert long.text.startswith("[denied] This call was not approved: no: xxx")
+    assert (long.role, long.tool_call_id, len(long.text)) == ("tool", "a", 2_000)
+
+
+# In place -----------------------------------------------------------------------------------------------------------
+
+
+def test_approver_decides_in_place_while_calls_that_need_none_run(run: Run) -> None:
+    async def body() -> None:
+        world, asked = World(), list[ApprovalRequest]()
+
+        async def approve(request: ApprovalRequest) -> bool | Denied:
+            asked.append(request)
+            await anyio.sleep(0.05)
+            assert f"{request.run_id}:look-{len(asked)}" in world.done
+            return True if len(asked) == 1 else Denied("too much")
+
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            reply = await agent_of(world, session, approval=True, approver=approve).chat("go")
+            results = results_of(await session.messages())
+
+            assert list(results) == ALL_CALLS
+            assert results["charge-1"] == "charge-1 done, attempt 1"
+            assert results["charge-2"] == "[denied] This call was not approved: too much"
+            assert world.times("charge") == {"charge-1": 1}
+            first = ApprovalRequest(reply.run_id, "charge-1", "charge", '{"round": 1}', "Clerk", "s", 0)
+            assert asked[0] == first
+            assert len(asked) == 2
+            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+def test_approver_that_fails_is_asked_again_and_no_call_beside_it_is_repeated(run: Run) -> None:
+    async def body() -> None:
+        world, asked = World(wait_s=0.1), list[str]()
+
+        async def approve(request: ApprovalRequest) -> bool:
+            asked.append(request.call_id)
+            if len(asked) == 1:
+                raise ConnectionError("nobody answers")
+            return True
+
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            reply = await agent_of(world, session, approval=True, approver=approve).chat("go")
+
+            assert (reply.text, reply.attempts) == ("done", 2)
+            assert asked == ["charge-1", "charge-1", "charge-2"]
+            assert set(world.begun.values()) == {1}
+
+    run(body)
+
+
+def test_approver_that_gives_no_verdict_ends_the_run_and_the_call_does_not_run(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+
+        async def approve(request: ApprovalRequest) -> Any:
+            return "yes"
+
+        async with Runtime.in_memory() as runtime:
+            agent = agent_of(world, Session(runtime, "s"), approval=True, approver=approve)
+            with pytest.raises(RunFailed, match="a verdict is True, False or Denied"):
+                await agent.chat("go")
+
+            assert world.times("charge") == {}
+            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+def test_approver_takes_of_the_runs_own_time(run: Run) -> None:
+    async def body() -> None:
+        async def approve(request: ApprovalRequest) -> bool:
+            await anyio.sleep(60)
+            return True
+
+        async with Runtime.in_memory() as runtime:
+            policy = RunPolicy(timeout_s=0.2)
+            agent = agent_of(World(), Session(runtime, "s"), approval=True, approver=approve, policy=policy)
+            with pytest.raises(RunFailed, match=r"longer than its 0\.2 s"):
+                await agent.chat("go")
+
+    run(body)
+
+
+def test_run_without_a_session_needs_an_approver(run: Run) -> None:
+    async def body() -> None:
+        @tool(approval=True)
+        async def charge() -> str:
+            return "charged"
+
+        async def approve(request: ApprovalRequest) -> bool:
+            return request.session_id is None
+
+        async with Runtime.in_memory() as runtime:
+            calls = model_answer(tool_calls=[ToolCall("c", "charge")])
+            model = ScriptedModel([calls, calls, "done"])
+            agent = Agent("Clerk", model=model, runtime=runtime, tools=[charge])
+            with pytest.raises(RunFailed, match="charge must be approved: give the Agent an approver="):
+                await agent.chat("go")
+            agent = Agent("Clerk", model=model, runtime=runtime, tools=[charge], approver=approve)
+
+            assert [message.text for message in (await agent.chat("go")).messages] == ["go", "", "charged", "done"]
+
+    run(body)
+
+
+@pytest.mark.parametrize(("cents", "asks"), [(5, False), (50, True), (None, True)])
+def test_approval_may_depend_on_the_arguments_defaults_included(run: Run, cents: int | None, asks: bool) -> None:
+    async def body() -> None:
+        asked = list[str]()
+
+        @tool(approval=lambda arguments: arguments["cents"] > 10)
+        async def charge(cents: int = 20) -> str:
+            return f"charged {cents}"
+
+        async def approve(request: ApprovalRequest) -> bool:
+            asked.append(request.arguments)
+            return True
+
+        async with Runtime.in_memory() as runtime:
+            arguments = "" if cents is None else f'{{"cents": {cents}}}'
+            model = ScriptedModel([model_answer(tool_calls=[ToolCall("c", "charge", arguments)])])
+            agent = Agent("Clerk", model=model, session=Session(runtime, "s"), tools=[charge], approver=approve)
+            reply = await agent.chat("go")
+
+            assert reply.messages[2].text == f"charged {cents or 20}"
+            assert asked == ([arguments] if asks else [])
+
+    run(body)
+
+
+# Pausing ------------------------------------------------------------------------------------------------------------
+
+
+def test_run_pauses_and_gives_its_turn_back(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(world, session, approval=True)
+            waiting = await paused(agent)
+            record = await session.run(waiting.run_id)
+
+            assert [call.call_id for call in waiting.calls] == ["charge-1"]
+            assert (record.status, record.pending, record.ended_at_ms) == ("waiting", waiting.calls, None)
+            assert world.times("look") == {"look-1": 1}
+            assert world.times("charge") == {}
+            assert await session.messages() == []
+            assert [span.kind for span in await session.spans(record.id)] == ["model", "tool"]
+            assert (await Agent("Other", model=ScriptedModel(), session=session).chat("hi")).text == "echo: hi"
+            assert await approve_all(agent, record.id) == "done"
+            texts = [message.text for message in await session.messages() if message.role == "user"]
+            assert texts == ["hi", "go"]
+            assert list(results_of(await session.messages())) == ALL_CALLS
+            assert set(world.begun.values()) == {1}
+            assert len(world.begun) == 4
+            assert (await session.run(record.id)).pending == ()
+            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+def test_run_waits_through_a_restart_and_goes_on_in_another_process(run_in_real_time: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        world = World()
+        async with Runtime(tmp_path / "db") as runtime:
+            waiting = await paused(agent_of(world, Session(runtime, "s"), approval=True))
+        async with Runtime(tmp_path / "db"):
+            pass  # a start that looks at open runs
+        async with Runtime(tmp_path / "db") as runtime:
+            session = Session(runtime, "s")
+            record = await session.run(waiting.run_id)
+            assert (record.status, record.pending) == ("waiting", waiting.calls)
+            assert list(check_sessions(runtime.store)) == []
+            agent = agent_of(world, session, approval=True)
+            with pytest.raises(ApprovalRequired) as caught:
+                await agent.resume(record.id, approve={"charge-1": Denied("not yet")})
+
+            assert [call.call_id for call in caught.value.calls] == ["charge-2"]
+        async with Runtime(tmp_path / "db") as runtime:
+            session = Session(runtime, "s")
+            reply = await agent_of(world, session, approval=True).resume(record.id, approve=True)
+            results = results_of(await session.messages())
+
+            assert (reply.text, reply.attempts) == ("done", 3)
+            assert results["charge-1"] == "[denied] This call was not approved: not yet"
+            assert results["charge-2"] == "charge-2 done, attempt 3"
+            assert world.times("charge") == {"charge-2": 1}
+            assert world.times("look") == {"look-1": 1, "look-2": 1}
+            assert {message.run_id for message in await session.messages()} == {record.id}
+
+    run_in_real_time(body)
+
+
+def test_stream_tells_that_approval_is_wanted_and_ends_as_chat_does(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_of(World(), Session(runtime, "s"), approval=True)
+            events = list[object]()
+
+            async def read() -> None:
+                async with agent.stream("go") as stream:
+                    async for event in stream:
+                        events.append(event)
+
+            with pytest.raises(ApprovalRequired) as caught:
+                await read()
+
+            assert events[-1] == ApprovalRequested(caught.value.run_id, caught.value.calls)
+
+    run(body)
+
+
+def test_verdict_for_some_calls_leaves_the_others_waiting(run: Run) -> None:
+    async def body() -> None:
+        ran = list[str]()
+
+        @tool(approval=True)
+        async def charge(name: str) -> str:
+            ran.append(name)
+            return name
+
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            calls = [ToolCall(name, "charge", f'{{"name": "{name}"}}') for name in ("a", "b", "c")]
+            agent = Agent(
+                "Clerk", model=ScriptedModel([model_answer(tool_calls=calls)]), session=session, tools=[charge]
+            )
+            waiting = await paused(agent)
+            with pytest.raises(ApprovalRequired) as caught:
+                await agent.resume(waiting.run_id, approve={"b": True})
+            assert [call.call_id for call in caught.value.calls] == ["a", "c"]
+            assert ran == ["b"]
+            with pytest.raises(ApprovalRequired):
+                await agent.resume(waiting.run_id)
+            reply = await agent.resume(waiting.run_id, approve={"a": False, "c": True})
+
+            assert ran == ["b", "c"]
+            assert results_of(reply.messages) == {"a": "[denied] This call was not approved.", "b": "b", "c": "c"}
+
+    run(body)
+
+
+def test_verdict_on_what_a_run_waited_for_before_is_refused_once_it_went_on(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(world, session, approval=True)
+            waiting = await paused(agent)
+            outcomes = list[str]()
+
+            async def resume(who: Agent) -> None:
+                try:
+                    await who.resume(waiting.run_id, approve=True)
+                except (ApprovalRequired, InvalidTransition) as error:
+                    outcomes.append(type(error).__name__)
+
+            async with anyio.create_task_group() as tasks:  # both have read that charge-1 waits
+                tasks.start_soon(resume, agent)
+                tasks.start_soon(resume, agent_of(world, session, approval=True))
+
+            assert sorted(outcomes) == ["ApprovalRequired", "InvalidTransition"]
+            assert world.times("charge") == {"charge-1": 1}
+
+    run(body)
+
+
+@pytest.mark.parametrize("after_write", [False, True])
+def test_commit_that_fails_anywhere_in_a_run_that_pauses_repeats_no_call(run: Run, after_write: bool) -> None:
+    async def body() -> None:
+        for number in range(16):
+            world = World()
+            async with Runtime.in_memory() as runtime:
+                session = Session(runtime, "s")
+                await session.add_message("user", "before")
+                agent = agent_of(world, session, approval=True)
+                commits, commit = 0, runtime.store.commit
+
+                def failing(batches: Any) -> Any:
+                    nonlocal commits
+                    commits += 1
+                    if commits == number:  # noqa: B023 -- used in this round only
+                        if after_write:
+                            commit(batches)  # noqa: B023 -- likewise
+                        raise StoreUnavailable("this commit fails", uncertain=after_write)
+                    return commit(batches)  # noqa: B023 -- likewise
+
+                runtime.store.commit = failing
+                for _ in range(6):  # as a caller does who is told that nothing, or perhaps something, was stored
+                    open_runs = [record for record in await session.runs() if record.status != "cancelled"]
+                    try:
+                        if not open_runs:
+                            await agent.chat("go")
+                        else:
+                            await agent.resume(open_runs[0].id, approve=True)
+                    except (ApprovalRequired, Failed, Unknown):
+                        await until_quiet(runtime)
+                    else:
+                        break
+
+                assert list(results_of(await session.messages())) == ALL_CALLS, number
+                assert set(world.begun.values()) == {1}, number
+                assert what_is_open(runtime) == 0, number
+
+    run(body)
+
+
+def test_session_that_crashes_and_is_loaded_anew_knows_what_waits(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(world, session, approval=True)
+            waiting = await paused(agent)
+            for _ in range(2):
+                crash_next(runtime, SESSION_KIND, "s")
+                await session.add_message("user", "asked again after the crash")
+                assert (await session.run(waiting.run_id)).status == "waiting"
+
+            assert await approve_all(agent, waiting.run_id) == "done"
+            assert set(world.begun.values()) == {1}
+
+    run(body)
+
+
+# Ending -------------------------------------------------------------------------------------------------------------
+
+
+def test_run_that_waits_can_be_cancelled_and_goes_on_no_more(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(World(), session, approval=True)
+            waiting = await paused(agent)
+
+            assert await agent.cancel_run(waiting.run_id, reason="changed my mind")
+            record = await session.run(waiting.run_id)
+            assert (record.status, record.error, record.pending) == ("cancelled", "changed my mind", ())
+            assert what_is_open(runtime) == 0
+            assert not await session.cancel_run(waiting.run_id)
+            with pytest.raises(InvalidTransition, match="is 'cancelled'"):
+                await agent.resume(waiting.run_id, approve=True)
+            with pytest.raises(UnknownRun):
+                await session.cancel_run("run_none")
+            assert await session.messages() == []
+            assert list(check_sessions(runtime.store)) == []
+
+    run(body)
+
+
+def test_run_that_waits_for_its_next_turn_is_cancelled_and_who_resumed_it_is_told(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(World(), session, approval=True)
+            waiting = await paused(agent)
+            told = list[str]()
+
+            async def resume() -> None:
+                with pytest.raises(RunFailed) as caught:
+                    await agent.resume(waiting.run_id, approve=True)
+                told.append(caught.value.reason)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Agent("Slow", model=ScriptedModel(delay_s=0.5), session=session).chat, "long")
+                await anyio.sleep(0.05)
+                tasks.start_soon(resume)
+                await anyio.sleep(0.05)
+                assert await session.cancel_run(waiting.run_id, reason="no longer")
+
+            assert "no longer" in told[0]
+            assert (await session.run(waiting.run_id)).status == "cancelled"
+            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+@pytest.mark.parametrize("when", ["queued", "running", "in a tool"])
+def test_any_run_can_be_cancelled_by_its_id(run: Run, when: str) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            told = list[str]()
+            world = World(wait_s=5.0)
+            slow = Agent("Slow", model=ScriptedModel(delay_s=5.0), session=session)
+            agent = agent_of(world, session) if when == "in a tool" else slow
+
+            async def chat(who: Agent) -> None:
+                try:
+                    await who.chat("go")
+                except RunFailed as failure:
+                    told.append(failure.reason)
+
+            with anyio.move_on_after(2.0):
+                async with anyio.create_task_group() as tasks:
+                    if when == "queued":
+                        tasks.start_soon(chat, Agent("First", model=ScriptedModel(delay_s=0.5), session=session))
+                        await anyio.sleep(0.05)
+                    tasks.start_soon(chat, agent)
+                    await anyio.sleep(0.1)
+                    (record,) = [each for each in await session.runs() if each.agent == agent.name]
+                    assert await session.cancel_run(record.id, reason="enough")
+
+                    ended = await session.run(record.id)
+                    assert (ended.status, ended.error) == ("cancelled", "enough")
+            assert [reason.endswith("enough") for reason in told] == [True]
+            assert what_is_open(runtime) == 0
+            assert (await Agent("Next", model=ScriptedModel(), session=session).chat("hi")).text == "echo: hi"
+
+    run(body)
+
+
+def test_run_by_hand_is_cancelled_by_its_id_too(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            by_hand = await session.create_run()
+
+            assert await session.cancel_run(by_hand.id)
+            assert (await session.run(by_hand.id)).status == "cancelled"
+            assert not await session.cancel_run(by_hand.id)
+
+    run(body)
+
+
+def test_deleted_session_takes_the_runs_that_wait_along(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(World(), session, approval=True)
+            waiting = await paused(agent)
+            await session.delete()
+
+            assert what_is_open(runtime) == 0
+            with pytest.raises(UnknownRun):
+                await agent.resume(waiting.run_id, approve=True)
+            assert await session.runs() == []
+
+    run(body)
+
+
+def test_run_that_waits_spares_its_session_from_expiry_unless_that_is_wanted(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            manager = SessionManager(runtime)
+            await paused(agent_of(World(), Session(runtime, "s"), approval=True))
+            await anyio.sleep(0.02)
+            policies = [Retention(tag=None, keep_days=1e-9)]
+
+            assert (await manager.expire(policies)).deleted == 0
+            assert (await manager.expire(policies, even_running=True)).deleted == 1
+            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+def test_head_that_was_lost_is_made_anew_with_the_runs_that_wait(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+        store = MemoryStore()
+        async with Runtime.on(lambda: store) as runtime:
+            waiting = await paused(agent_of(world, Session(runtime, "s"), approval=True))
+        left = store.reopened()
+        stored = left.load(stream_of("s"))
+        assert stored is not None
+        assert left.commit([Batch(stream_of("s"), stored.epoch, stored.version, b"\x01 no head")]) == [None]
+        repair_sessions(left)
+        async with Runtime.on(left.reopened) as runtime:
+            session = Session(runtime, "s")
+
+            assert (await session.run(waiting.run_id)).status == "waiting"
+            assert await approve_all(agent_of(world, session, approval=True), waiting.run_id) == "done"
+            assert set(world.begun.values()) == {1}
+
+    run(body)
