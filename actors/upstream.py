@@ -100,10 +100,11 @@ class PooledUpstream:
 class _Direct:
     """A response from our own connection."""
 
-    __slots__ = ("_response", "status")
+    __slots__ = ("_response", "receive", "status")
 
     def __init__(self, response: PooledResponse) -> None:
         self._response = response
+        self.receive = response.receive
         self.status = response.head.status
 
     def get(self, name: str, /) -> str | None:
@@ -113,9 +114,6 @@ class _Direct:
     @property
     def headers(self) -> httpx.Headers:
         return httpx.Headers(self._response.head.headers)
-
-    async def receive(self) -> bytes:
-        return await self._response.receive()
 
     async def aclose(self) -> None:
         self._response.close()
