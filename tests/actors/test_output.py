@@ -62,6 +62,9 @@ class Dog(Struct, tag="dog"):
     name: str
 
 
+NESTED = f'{{"city": {"[" * 600 + "]" * 600}}}'
+"""Not too deep to be decoded, but for Python functions that call themselves."""
+
 PLACE_SCHEMA: dict[str, Any] = {
     "title": "A place!",
     "type": "object",
@@ -197,7 +200,7 @@ def test_last_that_fits_is_the_answer() -> None:
         (Place, '{"city": "Par', "no JSON"),
         (Place, "", "empty"),
         (Place, " \n", "empty"),
-        (Place, 'Well: {"city": 5} and {"city": 6}!', "at `$.city`"),
+        (Place, 'Well: {"town": 5}, no: {"city": 6}!', "at `$.city`"),
         (list[int], '{"value": ["a"]}', "at `$.value[0]`"),
         (PLACE_SCHEMA, '{"city": 5}', "5 is not of type 'string' - at `$.city`"),
         (dict[str, int], '{"a": "x"}', "at `$[...]`"),
@@ -213,7 +216,7 @@ def test_answer_that_was_cut_off_is_said_to_be_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"city":' * 5_000, '{"city": 1e999}', '{"near": ' + "9" * 5_000 + "}"]
+    "text", ["[" * 100_000, '{"city":' * 5_000, '{"city": 1e999}', '{"near": ' + "9" * 5_000 + "}", NESTED]
 )
 def test_odd_json_is_refused_like_any_other(text: str) -> None:
     assert problem_of(Place, text)

@@ -15,6 +15,7 @@ from callboard import (
     Message,
     ModelAnswer,
     ModelUnavailable,
+    OpenAIChat,
     RunFailed,
     RunPolicy,
     Runtime,
@@ -27,7 +28,7 @@ from callboard.actors.errors import BadOutput, Refusal
 from callboard.actors.output import Output
 from callboard.actors.reply import OutputRepair
 from callboard.runtime import Backoff
-from callboard.testing import ScriptedModel, model_answer
+from callboard.testing import FakeUpstream, ScriptedModel, model_answer, refuse
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -326,3 +327,29 @@ def test_form_that_is_none_is_refused_at_the_door(run: Run, form: Any) -> None:
 def test_less_than_no_repairs_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="output_repairs_max"):
         RunPolicy(output_repairs_max=-1)
+
+
+def test_whole_way_over_the_wire(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        refused = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
+        refusing = {"choices": [{"index": 0, "message": refused, "finish_reason": "stop"}]}
+        script = [f"Sure!\n```json\n{WRONG}\n```", GOOD, refuse(200, body=json.dumps(refusing).encode())]
+        async with FakeUpstream(script) as upstream, Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            model = OpenAIChat(base_url=upstream.url, model="fake")
+            agent = Agent("Agent", model=model, session=session, output=Weather)
+
+            reply = await agent.chat("How is Paris?")
+            with pytest.raises(RunFailed) as failed:
+                await agent.chat("How is Lyon?")
+
+            assert reply.output == Weather("Paris", 9)
+            assert isinstance(failed.value.__cause__, Refusal)
+            form = Output.of(Weather).schema
+            asked = {"name": "Weather", "schema": form.schema, "strict": True}
+            bodies = upstream.requests
+            assert [each["response_format"] for each in bodies] == [{"type": "json_schema", "json_schema": asked}] * 3
+            assert form.instruction in bodies[1]["messages"][-1]["content"]
+            assert len(await session.messages()) == 2
+
+    run_in_real_time(body)
