@@ -30,12 +30,15 @@ from callboard import (
     Truncated,
     Usage,
 )
+from callboard.actors.retry import RetryPolicy
 from callboard.testing import FakeUpstream, FaultKind, UpstreamAnswer, answer, fault, refuse
 
 BACKENDS = ["trio", "asyncio"]
 KEY = "sk-a-very-secret-key"
 SECRET = "my PIN is 0000"
 REQUEST = ModelRequest((Message(role="user", content=SECRET),))
+ONE_TRY = RetryPolicy(retries_max=0, rate_limit_patience_s=0.0)
+"""Each fault by itself; test_repeated_requests.py has what follows from it."""
 
 
 def on_both_backends(body: Callable[[], Awaitable[None]]) -> Callable[[str], None]:
@@ -55,7 +58,7 @@ def run(body: Callable[[], Awaitable[None]], backend: str) -> None:
 
 
 def client_of(upstream: FakeUpstream, **options: Any) -> OpenAIChat:
-    chosen: dict[str, Any] = {"base_url": upstream.url, "api_key": KEY, "model": "fake", **options}
+    chosen: dict[str, Any] = {"base_url": upstream.url, "api_key": KEY, "model": "fake", "retries": ONE_TRY, **options}
     return OpenAIChat(**chosen)
 
 
