@@ -12,18 +12,18 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from .dialect import Dialect, MaxTokensField
+from .endpoint import find_endpoint
 from .exchange import Exchange, Server
 from .model import ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .pool import ConnectionPool
 from .pooled_transport import CONNECTIONS_MAX
 from .provider_gate import GateStatistics, ProviderGate
+from .providers import Provider
 from .retry import RetryPolicy
 from .upstream import HttpxUpstream, PooledUpstream
-from .wire_request import Dialect, MaxTokensField
 
 __all__ = ["OpenAIChat"]
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 _NOTHING_SET = ModelSettings()
 
@@ -36,9 +36,11 @@ class OpenAIChat:
     runtime that it served closes. Agents may differ in model and settings all the same: both go with each request.
 
     Args:
-        base_url: where the API is, for instance "http://127.0.0.1:8080/v1"; else OPENAI_BASE_URL; else OpenAI's own
-            if there is a key.
-        api_key: sent as bearer token; else OPENAI_API_KEY. Only OpenAI's own server insists on one.
+        base_url: where the API is, for instance "http://127.0.0.1:8080/v1"; else the provider's own address; else
+            OPENAI_BASE_URL; else OpenAI's own if there is a key.
+        provider: a name of `PROVIDERS` ("azure", "mistral", "ollama", ...) or a row of your own: how the server wants
+            its requests and its key. None: known by its host, else the plain form of the API.
+        api_key: else the provider's variable (MISTRAL_API_KEY, ...); else OPENAI_API_KEY.
         model: asked for unless a request's settings name another; else OPENAI_MODEL.
         settings: defaults; what a request sets goes before them, `extra_body` is merged field by field.
         first_byte_timeout_s: seconds for the first piece of a streamed answer, until `Stalled`; None: as the next.
@@ -47,10 +49,9 @@ class OpenAIChat:
         connections_max: requests at once; further ones wait in order, and their clocks do not run yet.
         retries: which requests are repeated here, and how long calls wait for a server that limits their rate; None:
             as OpenAI's own clients. Nothing is repeated once a piece of an answer was handed out.
-        max_tokens_field: the request's field for `max_tokens`; None: "max_completion_tokens" for OpenAI, else
-            "max_tokens".
-        stream_usage: whether to ask for usage in streams.
-        send_extra: whether a message's `extra` is sent back; off where sessions move between providers.
+        max_tokens_field: the request's field for `max_tokens`; None: as the provider has it.
+        stream_usage: whether to ask for usage in streams; None: unless the provider refuses that.
+        send_extra: whether of a message's `extra` that goes back which the provider knows; off: nothing.
         headers: added to every request.
         transport: an httpx transport in place of our pool; the caller closes it.
         client: a whole httpx client (its auth, proxies, hooks); the caller closes it.
@@ -63,6 +64,7 @@ class OpenAIChat:
         self,
         *,
         base_url: str | None = None,
+        provider: str | Provider | None = None,
         api_key: str | None = None,
         model: str | None = None,
         settings: ModelSettings | None = None,
@@ -72,7 +74,7 @@ class OpenAIChat:
         connections_max: int = CONNECTIONS_MAX,
         retries: RetryPolicy | None = None,
         max_tokens_field: MaxTokensField | None = None,
-        stream_usage: bool = True,
+        stream_usage: bool | None = None,
         send_extra: bool = True,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -88,30 +90,27 @@ class OpenAIChat:
         for name, seconds in timeouts.items():
             if not seconds > 0:
                 raise ValueError(f"{name} must be positive, not {seconds}")
-        api_key = api_key or os.environ.get("OPENAI_API_KEY") or None
-        url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or None, has_key=api_key is not None)
-        at_openai = url.host == "api.openai.com"
-        if at_openai and api_key is None:
-            raise ValueError(f"OpenAI wants a key: give api_key=... or set OPENAI_API_KEY ({_OTHER_SERVER})")
+        endpoint = find_endpoint(base_url=base_url, provider=provider, api_key=api_key, headers=headers)
         self._settings = settings or ModelSettings()
         model = self._settings.model or model or os.environ.get("OPENAI_MODEL")
         if not model:
             raise ValueError("which model? give model=... or set OPENAI_MODEL")
         self._name = model
         self._defaults = replace(self._settings, model=model)
-        sent = _checked_headers(api_key, headers or {})
+        url, sent = endpoint.url, endpoint.headers
         way = client or transport
         self._pool = ConnectionPool()
         self._gate = ProviderGate(connections_max=connections_max, policy=retries)
         self._server = Server(
-            where=f"{url.scheme}://{url.netloc.decode('ascii')}",
+            where=endpoint.where,
             upstream=HttpxUpstream(url, sent, way=way) if way else PooledUpstream(url, sent, pool=self._pool),
-            dialect=Dialect(
-                max_tokens_field=max_tokens_field or ("max_completion_tokens" if at_openai else "max_tokens"),
+            dialect=_dialect(
+                endpoint.provider.dialect,
+                max_tokens_field=max_tokens_field,
                 stream_usage=stream_usage,
                 send_extra=send_extra,
             ),
-            api_key=api_key,
+            api_key=endpoint.api_key,
             **timeouts,
         )
 
@@ -171,38 +170,13 @@ class OpenAIChat:
         return ModelSettings(**chosen)
 
 
-_OTHER_SERVER = "for another server give base_url=... or set OPENAI_BASE_URL"
-
-
-def _checked_url(base_url: str | None, *, has_key: bool) -> httpx.URL:
-    """The address of chat completions below `base_url`; a query (Azure's api-version) is kept."""
-    if base_url is None:
-        if not has_key:
-            raise ValueError(
-                "which server? give base_url=... or set OPENAI_BASE_URL; "
-                "for OpenAI's own give api_key=... or set OPENAI_API_KEY"
-            )
-        base_url = OPENAI_URL
-    try:
-        url = httpx.URL(base_url)
-        url.host.encode("idna")  # or the look-up of a name that cannot be one ends in a UnicodeError
-    except (httpx.InvalidURL, TypeError, UnicodeError) as error:
-        raise ValueError(f"base_url (or OPENAI_BASE_URL) is not a URL: {error}") from None
-    if url.userinfo:
-        raise ValueError("base_url (or OPENAI_BASE_URL) holds a password: send it as headers={'authorization': ...}")
-    port_fits = url.port is None or 0 < url.port < 65536
-    if url.scheme not in ("http", "https") or not url.host or "%" in url.host or not port_fits:
-        raise ValueError(f"base_url (or OPENAI_BASE_URL) must look like http://127.0.0.1:8080/v1, not {base_url!r}")
-    path = url.path.rstrip("/")
-    if path.endswith("/chat/completions"):
-        raise ValueError("base_url (or OPENAI_BASE_URL) must end before /chat/completions")
-    return url.copy_with(path=f"{path}/chat/completions")
-
-
-def _checked_headers(api_key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
-    ours = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-    if api_key is not None:
-        if not (api_key.isascii() and api_key.isprintable()) or api_key != api_key.strip():
-            raise ValueError("api_key (or OPENAI_API_KEY) has spaces around it or characters that no header may have")
-        ours["authorization"] = f"Bearer {api_key}"
-    return httpx.Headers({**ours, **{name.lower(): value for name, value in headers.items()}})
+def _dialect(
+    dialect: Dialect, *, max_tokens_field: MaxTokensField | None, stream_usage: bool | None, send_extra: bool
+) -> Dialect:
+    """The provider's dialect, with what the caller says otherwise."""
+    return replace(
+        dialect,
+        max_tokens_field=max_tokens_field or dialect.max_tokens_field,
+        stream_usage=dialect.stream_usage if stream_usage is None else stream_usage,
+        sends_back=dialect.sends_back if send_extra else frozenset(),
+    )

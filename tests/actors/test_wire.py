@@ -131,7 +131,7 @@ def test_a_round_of_tool_calls_is_sent_as_the_api_has_it() -> None:
 def test_extra_stays_here_where_the_server_must_not_see_it() -> None:
     message = Message(role="assistant", content="a", extra={"reasoning": "hm"})
 
-    assert encode_message(message, send_extra=False) == {"role": "assistant", "content": "a"}
+    assert encode_message(message, Dialect(sends_back=frozenset())) == {"role": "assistant", "content": "a"}
 
 
 def test_extra_never_replaces_what_was_said() -> None:
