@@ -1,11 +1,10 @@
 """Each fault between us and a model's server, over real sockets: a typed error or a good answer, nothing else."""
 
-import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import anyio
 import pytest
@@ -24,6 +23,7 @@ from callboard import (
     Runtime,
     Session,
 )
+from callboard.actors.retry import RetryPolicy
 from callboard.runtime import Backoff
 from callboard.testing import FakeUpstream, FaultKind, answer
 
@@ -31,7 +31,7 @@ KEY = "sk-a-very-secret-key"
 SECRET = "my PIN is 0000"
 REQUEST = ModelRequest((Message(role="user", content=SECRET),))
 FACTS_FILE = Path(__file__).resolve().parents[3] / "shared" / "FACTS.md"
-ONE_REQUEST: dict[str, Any] = {}
+ONE_REQUEST = RetryPolicy(retries_max=0, rate_limit_patience_s=0)
 
 Upstream: TypeAlias = FakeUpstream | RawUpstream
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -125,7 +125,7 @@ def client_of(upstream: Upstream, *, patience_s: float) -> OpenAIChat:
         model="fake",
         progress_timeout_s=patience_s,
         timeout_s=patience_s,
-        **ONE_REQUEST,
+        retries=ONE_REQUEST,
     )
 
 
@@ -215,9 +215,3 @@ def test_the_facts_have_no_further_row() -> None:
     rows = {line.split("|")[1].strip().strip("*") for line in lines} - {"fault"}
 
     assert rows == set(FACTS)
-
-
-if "retries" in inspect.signature(OpenAIChat).parameters:
-    from callboard.actors.retry import RetryPolicy
-
-    ONE_REQUEST["retries"] = RetryPolicy(retries_max=0, rate_limit_patience_s=0)
