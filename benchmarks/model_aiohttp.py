@@ -48,7 +48,8 @@ def posting(session: Any, url: str, _number: int, model: str) -> Caller:
 
 @asynccontextmanager
 async def opened(wanted: Wanted) -> AsyncGenerator[Way]:
-    connector = aiohttp.TCPConnector(limit=wanted.connections, keepalive_timeout=60)
+    limits = {"limit": wanted.connections, "keepalive_timeout": 60} if wanted.connections else {}
+    connector = aiohttp.TCPConnector(**limits)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield partial(posting, session, wanted.url)
 

@@ -1,75 +1,58 @@
-"""The row `cancel` of bench_model_path.py: what is left over of turns that are cancelled at any moment.
+"""The row `cancel` of bench_model_path.py: what is left over of calls that are cancelled at any moment.
 
-Callers contend for few connections and cancel each turn after a random time: while it queues, while it streams, while
-it commits. Then, in the same runtime: is every slot there (as many calls as there are connections, at once, all of
-which the server must have together), is every socket closed, has every task ended, and is no run open?
+Callers contend for few connections and cancel each call after a random time: while it queues, connects, waits, streams,
+or is stored. Then: is every slot there (as many calls at once as there may be connections, all of which the server must
+have together), has every task ended, and, when the client was closed, every socket?
 """
 
 import asyncio
 import os
 import random
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import anyio
 import trio
-from model_load import INSTRUCTIONS, QUESTION, Load
-from model_upstream import ANSWER, ask_statistics
+from closed_loop import Caller
+from model_load import Load, Opener, Wanted, Way
+from model_upstream import ask_statistics
 from system_process import Figures
 
-from callboard import Agent, Message, ModelRequest, ModelSettings, OpenAIChat, Runtime, Session
-from callboard.actors.archive import Archive
-
-__all__ = ["cancelled_turns"]
+__all__ = ["cancel", "together"]
 
 CALLERS = 100
 CONNECTIONS = 20
-PATIENCE_S = 0.6
-"""A turn takes 0.2 s when it has its connection, and four others wait for the same."""
+PATIENCE_S = 0.3
+"""The most: a call takes 0.2 s when it has its connection, and four others wait for the same."""
+
+SLOTS_PATIENCE_S = 5.0
+"""A client without slots would wait for ever."""
 
 
-async def cancelled_turns(load: Load) -> Figures:
-    before_sockets = sockets()
-    with tempfile.TemporaryDirectory(dir=load.folder) as folder:
-        store = Path(folder) / "cancelled.lmdb"
-        model = OpenAIChat(base_url=load.url, model="none", api_key="none", connections_max=CONNECTIONS)
-        async with Runtime(store) as runtime:
-            streaming, whole = (
-                Agent(name, instructions=INSTRUCTIONS, runtime=runtime, model=model, settings=ModelSettings(model=name))
-                for name in ("paced-1", "whole-200")
-            )
-            await whole.chat(QUESTION, session=Session(runtime, "first"))
-            before_tasks, began_s = tasks_living(), time.perf_counter()
-            cancelled = await storm(streaming, whole, runtime, load.cancelled)
-            took_s = time.perf_counter() - began_s
-            figures = {"cancelled_turns": float(cancelled), "cancelled_per_s": cancelled / took_s}
-            figures["tasks_left"] = float(await settled(tasks_living) - before_tasks)
-            figures["slots_left"] = float(CONNECTIONS - await calls_at_once(model, load.url))
-            await model.aclose()
-            figures["sockets_left"] = float(await settled(sockets) - before_sockets)
-        with Archive.open(store) as archive:
-            figures["open_runs_left"] = float(len(archive.with_open_runs()))
+async def cancel(opener: Opener, load: Load) -> Figures:
+    sockets_before = sockets()
+    async with opener(Wanted(load.url, load.folder, CONNECTIONS)) as way:
+        await way(0, "whole-0")()
+        tasks_before, began_s = tasks_living(), time.perf_counter()
+        cancelled = await storm(way, load.cancelled)
+        figures = {"cancelled_per_s": cancelled / (time.perf_counter() - began_s), "cancelled_calls": float(cancelled)}
+        figures["tasks_left"] = float(await settled(tasks_living) - tasks_before)
+        figures["slots_left"] = float(CONNECTIONS - await calls_at_once(way, load.url))
+    figures["sockets_left"] = float(await settled(sockets) - sockets_before)
     return figures
 
 
-async def storm(streaming: Agent, whole: Agent, runtime: Runtime, turns: int) -> int:
-    """Begin so many turns, and cancel each after a random time; how many had not ended by then."""
+async def storm(way: Way, calls: int) -> int:
+    """Begin calls until so many were cancelled, each after a random time; how many were."""
     cancelled = 0
 
     async def call_and_cancel(number: int) -> None:
         nonlocal cancelled
         moment = random.Random(number)
-        for turn in range(turns // CALLERS):
+        caller = way(number, ("paced-1", "whole-200")[number % 2])
+        while cancelled < calls:
             with anyio.move_on_after(moment.uniform(0, PATIENCE_S)) as scope:
-                session = Session(runtime, f"caller-{number}")
-                if turn % 2:
-                    await whole.chat(QUESTION, session=session)
-                else:
-                    async with streaming.stream(QUESTION, session=session) as stream:
-                        async for _ in stream:
-                            pass
+                await caller()
             cancelled += scope.cancelled_caught
 
     async with anyio.create_task_group() as tasks:
@@ -78,19 +61,23 @@ async def storm(streaming: Agent, whole: Agent, runtime: Runtime, turns: int) ->
     return cancelled
 
 
-async def calls_at_once(model: OpenAIChat, url: str) -> int:
-    """As many calls as there are connections: so many of them the server had at once."""
+async def calls_at_once(way: Way, url: str) -> int:
+    """As many calls as there may be connections: so many of them the server had at once."""
     ask_statistics(url, "/reset")
-    request = ModelRequest((Message(role="user", content=QUESTION),), settings=ModelSettings(model="whole-500"))
+    with anyio.move_on_after(SLOTS_PATIENCE_S):
+        await together([way(number, "whole-500") for number in range(CONNECTIONS)])
+    return ask_statistics(url).in_flight_max
 
-    async def call() -> None:
-        answer = await model.complete(request)
-        assert answer.message.text == ANSWER
+
+async def together(callers: Sequence[Caller]) -> None:
+    """One call of each, all at once."""
+
+    async def call(caller: Caller) -> None:
+        await caller()
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(CONNECTIONS):
-            tasks.start_soon(call)
-    return ask_statistics(url).in_flight_max
+        for caller in callers:
+            tasks.start_soon(call, caller)
 
 
 async def settled(count: Callable[[], int]) -> int:

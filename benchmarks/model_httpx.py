@@ -1,6 +1,6 @@
 """httpx and httpx2 in the rows of bench_model_path.py: a program's own loop around `AsyncClient`, as most write it.
 
-One client for all callers, with its default limits where they suffice. Streams are read with `aiter_lines` and `json`,
+One client for all callers. Streams are read with `aiter_lines` and `json`,
 which a line separator inside a text breaks (FACTS.md), and nothing is checked: no error object, no finish_reason.
 """
 
@@ -18,9 +18,6 @@ from model_rows import measures_with
 from model_upstream import ANSWER
 
 __all__ = ["measures"]
-
-DEFAULT_CONNECTIONS = 20
-"""So many are kept alive by default."""
 
 AT_ONCE_MAX = {"httpx": 100, "httpx2": 1_000}
 """Their pools walk over all connections for each request: with more, a round takes minutes."""
@@ -52,13 +49,9 @@ def posting(client: Any, url: str, number: int, model: str) -> Caller:
 
 @asynccontextmanager
 async def opened(package: Any, wanted: Wanted) -> AsyncGenerator[Way]:
-    limits = {}
-    if wanted.connections > DEFAULT_CONNECTIONS:
-        limits = {
-            "limits": package.Limits(
-                max_connections=wanted.connections, max_keepalive_connections=wanted.connections, keepalive_expiry=60
-            )
-        }
+    limits: dict[str, Any] = {}
+    if number := wanted.connections:
+        limits["limits"] = package.Limits(max_connections=number, max_keepalive_connections=number, keepalive_expiry=60)
     async with package.AsyncClient(timeout=60, **limits) as client:
         yield partial(posting, client, wanted.url)
 

@@ -58,12 +58,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
     Attributes:
         url, folder: see Load.
-        connections: that it may have at once.
+        connections: that it may have at once; None: what it does by default.
     """
 
     url: str
     folder: str
-    connections: int
+    connections: int | None = None
 
 
 Opener: TypeAlias = Callable[[Wanted], AbstractAsyncContextManager[Way]]

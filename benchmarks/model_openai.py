@@ -18,7 +18,7 @@ __all__ = ["measures"]
 openai: Any = importlib.import_module("openai")
 
 AT_ONCE_MAX = 100
-"""It stands on httpx's pools: with more, a round takes minutes."""
+"""It stands on httpx2: with more, a round takes minutes."""
 
 
 def asking(client: Any, _number: int, model: str) -> Caller:
@@ -42,7 +42,13 @@ def asking(client: Any, _number: int, model: str) -> Caller:
 
 @asynccontextmanager
 async def opened(wanted: Wanted) -> AsyncGenerator[Way]:
-    async with openai.AsyncOpenAI(base_url=wanted.url, api_key="none", timeout=60, max_retries=0) as client:
+    options: dict[str, Any] = {"base_url": wanted.url, "api_key": "none", "timeout": 60, "max_retries": 0}
+    if number := wanted.connections:
+        # Of the package that it stands on, httpx or httpx2.
+        limits_of_package: Any = type(openai.DEFAULT_CONNECTION_LIMITS)
+        limits = limits_of_package(max_connections=number, max_keepalive_connections=number, keepalive_expiry=60)
+        options["http_client"] = openai.DefaultAsyncHttpxClient(limits=limits)
+    async with openai.AsyncOpenAI(**options) as client:
         yield partial(asking, client)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from chatting import Chatting
 from closed_loop import Caller
-from model_cancelling import cancelled_turns
 from model_load import INSTRUCTIONS, QUESTION, TALKS, Measure, Wanted, Way
 from model_rows import measures_with
 from model_upstream import ANSWER
@@ -44,9 +43,15 @@ def asking(model: OpenAIChat, _number: int, name: str) -> Caller:
     return call if name.startswith("whole") else call_streamed
 
 
+def model_for(wanted: Wanted) -> OpenAIChat:
+    if wanted.connections is None:
+        return OpenAIChat(base_url=wanted.url, model="none", api_key="none")
+    return OpenAIChat(base_url=wanted.url, model="none", api_key="none", connections_max=wanted.connections)
+
+
 @asynccontextmanager
 async def opened_client(wanted: Wanted) -> AsyncGenerator[Way]:
-    model = OpenAIChat(base_url=wanted.url, model="none", api_key="none", connections_max=wanted.connections)
+    model = model_for(wanted)
     try:
         yield partial(asking, model)
     finally:
@@ -56,7 +61,7 @@ async def opened_client(wanted: Wanted) -> AsyncGenerator[Way]:
 @asynccontextmanager
 async def opened_turns(wanted: Wanted) -> AsyncGenerator[Way]:
     """Afterwards the store was read: it holds what was answered."""
-    model = OpenAIChat(base_url=wanted.url, model="none", api_key="none", connections_max=wanted.connections)
+    model = model_for(wanted)
     with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
         store = Path(folder) / "turns.lmdb"
         async with Runtime(store) as runtime:
@@ -77,6 +82,4 @@ async def opened_turns(wanted: Wanted) -> AsyncGenerator[Way]:
 
 def measures(variant: str) -> Mapping[str, Measure]:
     """By row."""
-    if variant == "turn":
-        return {**measures_with(opened_turns), "cancel": cancelled_turns}
-    return measures_with(opened_client)
+    return measures_with(opened_turns if variant == "turn" else opened_client)

@@ -5,11 +5,11 @@ CPU time is the process's own, of all its threads and in the kernel as well; wha
 
 import gc
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-import anyio
 from closed_loop import Caller, closed_loop
+from model_cancelling import cancel, together
 from model_load import Load, Measure, Opener, Wanted, Way, figures_of, streamed
 from model_upstream import ask_statistics
 from system_process import Figures
@@ -19,7 +19,9 @@ __all__ = ["measures_with"]
 CALLERS = 10
 """Of the rows `post`, `burst` and `paced`."""
 
-FEW_CONNECTIONS = 100
+HUNDRED = 100
+"""Callers of the row `hundred`, and connections that are few beside the row `connections`'s many."""
+
 CALLS_PER_S = 2_000
 """Of the row `connections`: as many with few as with many, so that only their number differs. A third of a core."""
 
@@ -43,24 +45,29 @@ async def counted(load: Load, way: Way, model: str, **options: float) -> Figures
     return {**figures_of(done), "server_us": (after.cpu_s - before.cpu_s) / calls * 1e6}
 
 
-def wanted(load: Load, connections: int) -> Wanted:
+def wanted(load: Load, connections: int | None = None) -> Wanted:
     return Wanted(load.url, load.folder, connections)
 
 
 async def post(opener: Opener, load: Load) -> Figures:
-    async with opener(wanted(load, CALLERS)) as way:
+    async with opener(wanted(load)) as way:
         return await counted(load, way, "whole-0", callers=CALLERS, seconds=load.seconds)
 
 
+async def hundred(opener: Opener, load: Load) -> Figures:
+    async with opener(wanted(load, HUNDRED)) as way:
+        return await counted(load, way, "whole-0", callers=HUNDRED, seconds=load.seconds)
+
+
 async def burst(opener: Opener, load: Load) -> Figures:
-    async with opener(wanted(load, CALLERS)) as way:
+    async with opener(wanted(load)) as way:
         return streamed(await counted(load, way, "burst-0", callers=CALLERS, seconds=load.seconds))
 
 
 async def paced(opener: Opener, load: Load) -> Figures:
     """Each caller begins a stream for as long as the others' figures are taken; it is as long as it is."""
     gap_s = load.gap_ms / 1000
-    async with opener(wanted(load, CALLERS)) as way:
+    async with opener(wanted(load)) as way:
         paced = partial(counted, load, way, f"paced-{load.gap_ms}")
         return streamed(await paced(callers=CALLERS, seconds=load.seconds, spread_s=gap_s))
 
@@ -82,7 +89,7 @@ def at_once(model: str) -> Callable[[Opener, int, Load], Awaitable[Figures]]:
 async def connections(opener: Opener, at_once_max: int, load: Load) -> Figures:
     """As many calls a second over few connections as over many, all in use: the server takes its time."""
     figures: Figures = {}
-    for name, callers in (("few", FEW_CONNECTIONS), ("many", min(load.connections, at_once_max))):
+    for name, callers in (("few", HUNDRED), ("many", min(load.connections, at_once_max))):
         delay_ms = round(callers * 1000 / CALLS_PER_S)
         async with opener(wanted(load, callers)) as way:
             use = partial(counted, load, way, f"whole-{delay_ms}", callers=callers)
@@ -103,17 +110,6 @@ async def idle(opener: Opener, at_once_max: int, load: Load) -> Figures:
         there = ask_statistics(load.url).connections
     assert there >= number, f"{there} connections were there at the end, not {number}"
     return took
-
-
-async def together(callers: Sequence[Caller]) -> None:
-    """One call of each at once. They take long enough that each has a connection of its own."""
-
-    async def call(caller: Caller) -> None:
-        await caller()
-
-    async with anyio.create_task_group() as tasks:
-        for caller in callers:
-            tasks.start_soon(call, caller)
 
 
 async def in_turn(callers: Mapping[str, Caller], *, seconds: float) -> Figures:
@@ -138,10 +134,12 @@ def measures_with(opener: Opener, *, at_once_max: int = 1_000_000) -> dict[str, 
     """
     return {
         "post": partial(post, opener),
+        "hundred": partial(hundred, opener),
         "burst": partial(burst, opener),
         "paced": partial(paced, opener),
         "many": partial(at_once("whole-0"), opener, at_once_max),
         "streams": partial(at_once("burst-0"), opener, at_once_max),
         "connections": partial(connections, opener, at_once_max),
         "idle": partial(idle, opener, at_once_max),
+        "cancel": partial(cancel, opener),
     }

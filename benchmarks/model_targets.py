@@ -37,8 +37,9 @@ def _of_ours(work: str, row: str, figure: str, against: str) -> Target:
     return Target(work, row, figure, "ours", against, limit=limit, faster=False, ours="client")
 
 
-def _left(what: str, figure: str) -> Target:
-    return Target(f"{what} left by cancelled turns", "cancel", figure, limit=0, faster=False, ours="turn")
+def _left(what: str, figure: str) -> Iterator[Target]:
+    for ours, cancelled in (("client", "calls"), ("turn", "turns")):
+        yield Target(f"{what} left by 10 000 cancelled {cancelled}", "cancel", figure, limit=0, faster=False, ours=ours)
 
 
 TARGETS: Sequence[Target] = (
@@ -49,12 +50,15 @@ TARGETS: Sequence[Target] = (
     *_tokens("tokens per second and core, bursts", "burst", at_least=30),
     *_tokens("tokens per second and core, paced", "paced", at_least=4),
     _of_ours("CPU of a call, 5 000 connections in use over 100", "connections", "many_cpu_us", "few_cpu_us"),
+    Target(
+        "the same, as many calls as can be", "many", "5000_cpu_us", "ours", "100_cpu_us", faster=False, ours="client"
+    ),
     _of_ours("CPU of a call beside 1 000 idle over none", "idle", "beside_idle_cpu_us", "without_idle_cpu_us"),
     _of_ours("time of a call beside 1 000 idle over none", "idle", "beside_idle_us", "without_idle_us"),
-    Target("p99 over p50, 100 at once", "many", "100_p99_over_p50", limit=1.8, faster=False, ours="client"),
-    Target("the same of whole turns", "many", "100_p99_over_p50", faster=False, ours="turn"),
-    _left("slots", "slots_left"),
-    _left("sockets", "sockets_left"),
-    _left("tasks", "tasks_left"),
-    _left("open runs", "open_runs_left"),
+    Target("p99 over p50, 100 at once", "hundred", "p99_over_p50", limit=1.8, faster=False, ours="client"),
+    Target("the same with a server that takes 50 ms", "connections", "few_p99_over_p50", faster=False, ours="client"),
+    Target("p99 over p50, 100 turns at once", "hundred", "p99_over_p50", faster=False, ours="turn"),
+    *_left("slots", "slots_left"),
+    *_left("sockets", "sockets_left"),
+    *_left("tasks", "tasks_left"),
 )
