@@ -200,6 +200,8 @@ class Execution:
             answer = check_answer(answer)
             span.usage = answer.usage
             span.attributes.update(finish_reason=answer.finish_reason, attempt=self._attempt_number)
+            if answer.model:
+                span.attributes["model"] = answer.model  # of several in a chain, the one that answered
             if answer.request_id is not None:
                 span.attributes["request_id"] = answer.request_id
         return answer
