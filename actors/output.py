@@ -12,6 +12,7 @@ Servers want an object at the top. Another form is put into one, {"value": ...},
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
@@ -66,7 +67,11 @@ class Output:
             return form
         if isinstance(form, dict):
             return _of_schema(check_schema(cast("dict[object, object]", form)))
-        return _of_type(form)
+        try:
+            hash(form)
+        except TypeError:  # Annotated with something of a user's own
+            return _of_type(form)
+        return _of_known_type(form)
 
     def read(self, answer: ModelAnswer) -> Any:
         """The value of a model's last answer.
@@ -124,6 +129,9 @@ def _of_type(form: Any) -> Output:
         return _output(name, schema, check, None)
     wrapper: Any = msgspec.json.Decoder(msgspec.defstruct("Output", [("value", form)]))
     return _output(name, wrapped_schema(schema), lambda text: wrapper.decode(text).value, check)
+
+
+_of_known_type = lru_cache(maxsize=256)(_of_type)  # half a millisecond for a small Struct, else in each chat
 
 
 def _of_schema(schema: dict[str, Any]) -> Output:

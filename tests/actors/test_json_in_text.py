@@ -18,7 +18,7 @@ JSON_OBJECTS = st.dictionaries(
     ),
     max_size=3,
 )
-WORDS = st.text(st.characters(exclude_characters="{[`"), max_size=30)
+WORDS = st.text(st.characters(exclude_characters='"{[`'), max_size=30)
 
 
 def found(text: str) -> list[Any]:
@@ -54,6 +54,13 @@ def test_whole_text_goes_first_and_later_ones_go_before_earlier_ones() -> None:
 
 def test_byte_order_mark_is_no_part_of_it() -> None:
     assert found('\ufeff{"a": 1}')[0] == {"a": 1}
+
+
+def test_fence_may_hold_what_is_no_object_and_stand_behind_any_number_of_brackets() -> None:
+    prose = "[see 1] {sic} " * 100
+
+    assert found("So:\n```json\n7\n```") == [7]
+    assert found(f'{prose}\n```json\n{{"a": 1}}\n```')[0] == {"a": 1}
 
 
 def test_fence_inside_a_string_does_not_cut_the_object() -> None:

@@ -135,6 +135,14 @@ def test_server_is_told_a_name_a_schema_of_an_object_and_whether_it_is_strict(
     jsonschema.Draft202012Validator.check_schema(schema.schema)
 
 
+def test_type_is_looked_at_once_and_an_unhashable_one_each_time() -> None:
+    unhashable = Annotated[int, Meta(extra={"a": 1})]
+
+    assert Output.of(list[Place]) is Output.of(list[Place])
+    assert Output.of(list[Place]) is not Output.of(list[Cat])
+    assert Output.of(unhashable).read(said("7")) == 7
+
+
 # Reading.
 
 
