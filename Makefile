@@ -24,7 +24,7 @@ LINKED := $(VENV)/.linked-$(files)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test soak check bench format clean
+.PHONY: help demo test soak transformers check bench format clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -42,12 +42,17 @@ else
 	coverage report
 endif
 
-soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, kill 1 000 processes, let disks fail at every point, then ten minutes of crashes and cancel storms on each event loop
+soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, kill 1 000 processes, let disks fail at every point, cancel 10 000 turns, then ten minutes of crashes and cancel storms on each event loop
 	python tests/simulation/soak.py
 	python tests/kill/soak.py
 	python tests/faults/soak.py
+	python tests/actors/turn_storm.py --backend trio
+	python tests/actors/turn_storm.py --backend asyncio
 	python tests/simulation/storms.py --backend trio
 	python tests/simulation/storms.py --backend asyncio
+
+transformers: $(FOR_WORK) $(LINKED) ## Install `transformers serve` for the moment (1.2 GB), and play whole turns against it
+	.ci/transformers
 
 check: $(FOR_WORK) $(LINKED) ## Format, lint, layers, types
 	ruff format --check .
