@@ -1,15 +1,19 @@
 """The ledger against a store: what it hands out, committed, reads back as what was asked of it."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from callboard import InvalidTransition, Message, RunRecord, SessionHead, Usage
+from callboard import Corrupt, InvalidTransition, Message, RunRecord, SessionHead, Usage
+from callboard.actors.approvals import ApprovalRequest
 from callboard.actors.archive import Archive
 from callboard.actors.ledger import Ledger, RunEnd
 from callboard.actors.run_record import SpanRecord
-from callboard.actors.session_records import SessionDefaults, Step, index_changes, stream_of
-from callboard.store import Batch, Index, IndexRow, MemoryStore, Table
+from callboard.actors.session_check import check_sessions
+from callboard.actors.session_records import OpenTurn, SessionDefaults, Step, index_changes, step_key, stream_of
+from callboard.store import Batch, Index, IndexRow, MemoryStore, Row, Table
 
 DEFAULTS = SessionDefaults(owner="ann", tags=("billing", "vip"), metadata={"plan": "gold"})
 STREAM = stream_of("s")
@@ -260,16 +264,96 @@ def test_erased_session_leaves_no_row_and_no_entry_and_can_be_made_again() -> No
     assert [message.text for message in stored.archive.messages("s")] == ["anew"]
 
 
-Ops = st.lists(
-    st.sampled_from(["append", "turn", "step", "complete", "fail", "interrupt", "run", "end run", "erase", "commit"]),
-    max_size=40,
-)
+def test_paused_run_gives_its_turn_back_and_keeps_its_journal_until_it_ends() -> None:
+    stored = Stored()
+    stored.open_turn(1, "run_1")
+    stored.ledger.journal(Step(1, (user("draft"),)))
+    pending = (ApprovalRequest("run_1", "c1", "pay"),)
+    span = SpanRecord(run_id="run_1", number=1, name="m", kind="model", started_at_ms=2_000)
+    stored.ledger.pause_turn(RunEnd("waiting", usage=Usage(total_tokens=7), spans=(span,)), pending, at_ms=3_000)
+    stored.commit()
+
+    paused = stored.archive.run("s", "run_1")
+    assert (paused.status, paused.pending, paused.usage.total_tokens) == ("waiting", pending, 7)
+    assert (stored.head.open_turn, stored.head.paused_runs, stored.head.run_count) == (None, ("run_1",), 1)
+    assert stored.entries(Index.OPEN_RUN) == [b"run_1"]
+    assert (stored.archive.step_count("s", 1), stored.archive.spans("s", "run_1")) == (1, [span])
+
+    stored.ledger.append([user("meanwhile")], at_ms=3_500, turn=2)
+    stored.ledger.resume_turn(3, paused, steps=1, at_ms=4_000)
+    stored.ledger.journal(Step(2, (user("draft"),)))
+    stored.commit()
+    resumed = stored.archive.run("s", "run_1")
+    assert (resumed.status, resumed.turn, resumed.journal_turn, resumed.attempts) == ("running", 3, 1, 2)
+    assert (resumed.pending, resumed.started_at_ms) == ((), 2_000)
+    assert (stored.head.open_turn, stored.head.paused_runs) == (OpenTurn(3, "run_1"), ())
+    assert [step.number for step in stored.archive.steps("s", 1)] == [1, 2]
+
+    end = RunEnd("completed", usage=Usage(total_tokens=5), attempts=2)
+    stored.ledger.close_turn(end, [user("q"), Message(role="assistant", content="a")], at_ms=5_000)
+    stored.commit()
+    ended = stored.archive.run("s", "run_1")
+    assert (ended.status, ended.usage.total_tokens, ended.duration_ms) == ("completed", 12, 3_000)
+    assert [message.text for message in stored.archive.messages("s")] == ["meanwhile", "q", "a"]
+    assert stored.store.scan(STREAM, Table.STEP) == []
+    assert stored.entries(Index.OPEN_RUN) == []
+
+
+def test_paused_run_that_is_given_up_leaves_no_journal_and_no_entry() -> None:
+    stored = Stored()
+    stored.open_turn(1, "run_1")
+    stored.ledger.journal(Step(1, (user("draft"),)))
+    stored.ledger.pause_turn(RunEnd("waiting"), (ApprovalRequest("run_1", "c1", "pay"),), at_ms=3_000)
+    stored.commit()
+    stored.ledger.end_paused(stored.ledger.runs["run_1"], RunEnd("cancelled", "no"), steps=1, at_ms=4_000)
+    assert stored.ledger.ended["run_1"].status == "cancelled"
+    stored.commit()
+
+    ended = stored.archive.run("s", "run_1")
+    assert (ended.status, ended.error, ended.pending) == ("cancelled", "no", ())
+    assert (stored.head.paused_runs, stored.ledger.runs) == ((), {})
+    assert stored.store.scan(STREAM, Table.STEP) == []
+    assert stored.entries(Index.OPEN_RUN) == []
+
+
+@pytest.mark.parametrize(("known", "journaled", "told"), [(0, 2, 2), (3, 2, 3), (2, 0, 2)])
+def test_run_that_a_crash_interrupts_has_spent_what_its_journal_knows(known: int, journaled: int, told: int) -> None:
+    stored = Stored()
+    stored.open_turn(1, "run_1")
+    record = stored.ledger.runs["run_1"]
+    stored.ledger.runs["run_1"] = replace(record, usage=Usage(requests=known))
+    stored.ledger.interrupt_turn("gone", at_ms=3_000, usage=Usage(requests=journaled))
+    stored.commit()
+
+    assert stored.archive.run("s", "run_1").usage.requests == told
+
+
+def test_journal_with_a_hole_is_not_read_as_if_it_had_none() -> None:
+    stored = Stored()
+    stored.open_turn(1, "run_1")
+    for number in (1, 2, 3):
+        stored.ledger.journal(Step(number, (user("draft"),)))
+    stored.commit()
+    assert [step.number for step in stored.archive.steps("s", 1)] == [1, 2, 3]
+    assert stored.archive.steps("s", 2) == ()
+    stored.store.commit([Batch(STREAM, 1, 2, rows=(Row(Table.STEP, step_key(1, 2), None),))])
+
+    with pytest.raises(Corrupt, match="journal of turn 1 of session 's'"):
+        stored.archive.steps("s", 1)
+
+
+def resumable(statuses: dict[str, str]) -> list[str]:
+    return [id for id, status in statuses.items() if status in ("waiting", "interrupted")]
+
+
+TURNS = ["turn", "step", "complete", "fail", "interrupt", "pause", "resume", "give up"]
+Ops = st.lists(st.sampled_from([*TURNS, "append", "run", "end run", "erase", "commit"]), max_size=40)
 
 
 @given(Ops)
 def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[str]) -> None:
-    """The model keeps texts and statuses; commits fall anywhere between the operations."""
-    stored, texts, statuses = Stored(), list[str](), dict[str, str]()
+    """The model keeps texts, statuses and how much is journaled; commits fall anywhere between the operations."""
+    stored, texts, statuses, steps = Stored(), list[str](), dict[str, str](), Counter[str]()
     ledger, turn = stored.ledger, 0
     for number, op in enumerate(ops):
         at_ms, name = 1_000 + number, f"{number:04}"
@@ -293,6 +377,22 @@ def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[st
         elif op == "interrupt" and opened is not None:
             ledger.interrupt_turn("gone", at_ms=at_ms)
             statuses[opened.run_id] = "interrupted"
+        elif op == "step" and opened is not None:
+            steps[opened.run_id] += 1
+            ledger.journal(Step(steps[opened.run_id], (user("draft"),)))
+        elif op == "pause" and opened is not None:
+            ledger.pause_turn(RunEnd("waiting"), (ApprovalRequest(opened.run_id, "c", "pay"),), at_ms=at_ms)
+            statuses[opened.run_id] = "waiting"
+        elif op == "resume" and opened is None and (at_rest := resumable(statuses)):
+            stored.commit()
+            turn += 1
+            record = stored.archive.run("s", at_rest[0])
+            ledger.resume_turn(turn, record, steps=steps[record.id], at_ms=at_ms)
+            statuses[record.id] = "running"
+        elif op == "give up" and ledger.head.paused_runs:
+            run_id = ledger.head.paused_runs[-1]
+            ledger.end_paused(ledger.runs[run_id], RunEnd("cancelled", "no"), steps=steps[run_id], at_ms=at_ms)
+            statuses[run_id] = "cancelled"
         elif op == "run":
             ledger.create_run(queued(name, manual=True), at_ms=at_ms)
             statuses[name] = "queued"
@@ -306,6 +406,7 @@ def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[st
             stored.commit()
             texts.clear()
             statuses.clear()
+            steps.clear()
         elif op == "commit":
             stored.commit()
     stored.commit()
@@ -313,9 +414,12 @@ def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[st
     assert [message.text for message in stored.archive.messages("s")] == texts
     assert [message.seq for message in stored.archive.messages("s")] == list(range(1, len(texts) + 1))
     assert {record.id: record.status for record in stored.archive.runs("s")} == statuses
-    still_open = sorted(id.encode() for id, status in statuses.items() if status in ("queued", "running"))
+    still_open = sorted(id.encode() for id, status in statuses.items() if status in ("queued", "running", "waiting"))
     assert stored.entries(Index.OPEN_RUN) == still_open
     assert sorted(id.encode() for id in ledger.runs) == still_open
+    kept = [count for id, count in steps.items() if statuses[id] in ("running", "waiting", "interrupted")]
+    assert len(stored.store.scan(STREAM, Table.STEP)) == sum(kept)
+    assert list(check_sessions(stored.store)) == []
     head = stored.archive.head("s")
     assert head == ledger.head
     assert head is None or head.message_count == len(texts)
