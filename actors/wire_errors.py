@@ -49,18 +49,27 @@ BY_CODE: dict[str, type[ModelError]] = {
     "exceed_context_size_error": ContextOverflow,
     "insufficient_quota": Refused,
     "billing_hard_limit_reached": Refused,
+    "billing_not_active": Refused,
+    "billing_error": Refused,
+    "account_deactivated": Refused,
+    "access_terminated": Refused,
     "invalid_api_key": Refused,
     "authentication_error": Refused,
     "permission_error": Refused,
     "rate_limit_exceeded": RateLimited,
     "rate_limit_error": RateLimited,
     "model_not_found": BadRequest,
+    "not_found_error": BadRequest,
+    "not_supported_error": BadRequest,
     "content_policy_violation": BadRequest,
+    "content_filter": BadRequest,
     "invalid_request_error": BadRequest,
     "overloaded_error": ModelUnavailable,
+    "unavailable_error": ModelUnavailable,
     "server_error": ModelUnavailable,
 }
-"""A `code` or `type` says more than the status, and is all there is inside a 200. `code` is looked at first."""
+"""A `code` or `type` says more than the status, and is all there is inside a 200. `code` is looked at first. OpenAI
+sends 429 for what is closed for good (billing, account), llama.cpp 501 for what it cannot do: waiting would not help."""
 
 _GENERAL_CODES = frozenset({"invalid_request_error", "server_error"})
 """Too general to overrule a status."""
@@ -126,6 +135,8 @@ def _parse(decoded: Any) -> ServerError:
             return ServerError(_detail_text(detail))
         case {"message": str()} | {"object": "error"}:
             return _parse_object(decoded)
+        case [dict() as first]:  # Gemini's
+            return _parse(first)
         case _:
             return ServerError()
 

@@ -25,6 +25,7 @@ from callboard.actors.wire_errors import (
     error_of_transport,
     parse_error,
     retry_after_s_of,
+    should_retry_of,
 )
 
 
@@ -69,7 +70,10 @@ def test_a_status_is_its_error(status: int, kind: type[ModelError]) -> None:
     ("status", "body", "kind"),
     [
         (429, in_error(code="insufficient_quota", type="insufficient_quota"), Refused),
+        (429, in_error(code="billing_not_active", type="billing_not_active"), Refused),
         (429, in_error(code="rate_limit_exceeded"), RateLimited),
+        (501, in_error(code=501, type="not_supported_error"), BadRequest),
+        (503, in_error(code=503, type="unavailable_error"), ModelUnavailable),
         (400, in_error(code="context_length_exceeded", type="invalid_request_error"), ContextOverflow),
         (400, in_error(code=400, type="exceed_context_size_error", n_ctx=10), ContextOverflow),
         (400, {"object": "error", "message": "This model's maximum context length is 5", "code": 400}, ContextOverflow),
@@ -93,6 +97,7 @@ def test_a_code_says_more_than_the_status(status: int, body: object, kind: type[
         ({"object": "error", "message": "why"}, "why"),
         ({"message": "why", "code": 500}, "why"),
         ({"detail": "why"}, "why"),
+        ([{"error": {"code": 400, "message": "why", "status": "INVALID_ARGUMENT"}}], "why"),
         ({"detail": [{"loc": ["body", "model"], "msg": "why", "input": "what a user said"}]}, "body.model: why"),
     ],
 )
@@ -180,6 +185,22 @@ def test_a_rate_limit_carries_the_servers_wish_and_name() -> None:
 
     assert isinstance(error, RateLimited)
     assert (error.retry_after_s, error.request_id, error.transient) == (3.0, "req_1", True)
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 503])
+def test_any_error_carries_the_servers_wish_and_word_on_another_try(status: int) -> None:
+    error = error_of(status, in_error(), retry_after="7", x_should_retry="true")
+    silent = error_of(status, in_error())
+
+    assert (error.retry_after_s, error.should_retry) == (7.0, True)
+    assert (silent.retry_after_s, silent.should_retry, silent.tries) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "word"), [("true", True), ("false", False), (" FALSE ", False), ("maybe", None), ("1", None), ("", None)]
+)
+def test_a_word_on_another_try_is_true_or_false(header: str, word: bool | None) -> None:
+    assert should_retry_of(httpx.Headers({"x-should-retry": header})) is word
 
 
 @pytest.mark.parametrize(
