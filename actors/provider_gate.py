@@ -165,7 +165,7 @@ class ProviderGate:
         connections_max: requests at once, per event loop.
         policy: what is repeated, and how long calls wait.
 
-    Cost: 3 us a call that has neither to wait nor to be repeated.
+    Cost: 3 us a call that has neither to wait nor to be repeated (5 on asyncio).
     """
 
     def __init__(self, *, connections_max: int = 1000, policy: RetryPolicy | None = None) -> None:

@@ -68,8 +68,11 @@ BY_CODE: dict[str, type[ModelError]] = {
     "unavailable_error": ModelUnavailable,
     "server_error": ModelUnavailable,
 }
-"""A `code` or `type` says more than the status, and is all there is inside a 200. `code` is looked at first. OpenAI
-sends 429 for what is closed for good (billing, account), llama.cpp 501 for what it cannot do: waiting would not help."""
+"""A `code` or `type` says more than the status, and is all there is inside a 200. `code` is looked at first.
+
+OpenAI sends 429 for what is closed for good (billing, account), llama.cpp 501 for what it cannot do: waiting would not
+help.
+"""
 
 _GENERAL_CODES = frozenset({"invalid_request_error", "server_error"})
 """Too general to overrule a status."""
