@@ -37,6 +37,7 @@ from .errors import (
     UnknownRun,
     UnknownSession,
 )
+from .fallback import FallbackMember, FallbackModel
 from .host import Runtime
 from .instructions import InstructionContext, Template
 from .message import Message, ToolCall, Usage
@@ -45,6 +46,7 @@ from .openai_chat import OpenAIChat
 from .output import Output
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
 from .retention import Expiry, Retention
+from .retry import RetryPolicy
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .session import Session
@@ -67,6 +69,8 @@ __all__ = [
     "Delta",
     "Denied",
     "Expiry",
+    "FallbackMember",
+    "FallbackModel",
     "InstructionContext",
     "InvalidTransition",
     "Message",
@@ -85,6 +89,7 @@ __all__ = [
     "Refused",
     "Reply",
     "Retention",
+    "RetryPolicy",
     "Run",
     "RunEvent",
     "RunFailed",

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio.from_thread
 import pytest
 
-from callboard.testing import Body, FakeUpstream, Script, ScriptStep, answer
+from callboard.testing import Body, FakeUpstream, Script, ScriptStep, answer, refuse
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
@@ -55,8 +55,15 @@ def as_refunds(body: Body) -> ScriptStep:
     return answer(tool_calls=[("refund", {"order": "A-17", "cents": 1_250})])
 
 
+def as_two_models(body: Body) -> ScriptStep:
+    if body["model"] != "fake":
+        return refuse(503, "overloaded")
+    return f"max_tokens {body['max_tokens']}, temperature {body['temperature']}"
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
+    "fallback": as_two_models,
     "structured_output": as_triage,
     "tools": as_clerk,
 }
@@ -64,6 +71,12 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
 
 FIRST_LINES: dict[str, list[str]] = {
     "approval": ['refund({"order":"A-17","cents":1250}) waits for an approval; run me again'],
+    "fallback": [
+        "Are you there? max_tokens 200, temperature 0.2",
+        "Still? max_tokens 200, temperature 0.2",
+        "large-model-of-another-house|fake: completed after 1 attempt",
+        "large-model-of-another-house|fake: completed after 1 attempt",
+    ],
     "structured_output": [
         "Late birthday present: order 88, urgency 4, upset",
         "asked again: Expected `array`, got `str` - at `$.value`",
