@@ -36,6 +36,7 @@ from callboard import (
     UnknownRun,
     UnknownSession,
 )
+from callboard.actors.retry import RetryPolicy
 from callboard.runtime import Backoff
 from callboard.store import keys
 from callboard.store.lmdb_directory import FORMAT_VERSION
@@ -429,7 +430,9 @@ def test_server_that_refuses_or_talks_nonsense_fails_the_run_and_the_session_goe
                 url = f"http://127.0.0.1:{closed_port()}/v1"
             else:
                 upstream.queue(*(fault(cast("Any", nonsense)) for _ in range(2)))
-            bad = Agent("Bad", model=OpenAIChat(base_url=url, model="m", api_key="k"), session=session, policy=QUICK)
+            once = RetryPolicy(retries_max=0)  # the run's own attempts are what is looked at here
+            model = OpenAIChat(base_url=url, model="m", api_key="k", retries=once)
+            bad = Agent("Bad", model=model, session=session, policy=QUICK)
             with pytest.raises(RunFailed) as caught:
                 await bad.chat("hello")
 
