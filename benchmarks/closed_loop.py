@@ -25,6 +25,7 @@ __all__ = [
     "percentile_ms",
     "requests_per_s_max",
     "serving",
+    "steady_loop",
 ]
 
 Caller = Callable[[], Awaitable[None]]
@@ -80,6 +81,38 @@ async def closed_loop(
         until_s = start_s + seconds
         go.set()
     done.elapsed_s, done.cpu_s = clock() - start_s, time.process_time() - cpu_s
+    return done
+
+
+async def steady_loop(callers: Sequence[Caller], *, seconds: float, warm_s: float, spread_s: float) -> Round:
+    """Let each caller call again and again, and count the calls that end within so long, without a pause before it.
+
+    Args:
+        callers: each works in a task of its own.
+        seconds: how long calls are counted.
+        warm_s: how long the callers have called when counting begins.
+        spread_s: the callers begin evenly over this time.
+    """
+    done = Round()
+    counting = False
+
+    async def work(caller: Caller, delay_s: float) -> None:
+        await anyio.sleep(delay_s)
+        while True:
+            began_s = time.perf_counter()
+            await caller()
+            if counting:
+                done.latencies_s.append(time.perf_counter() - began_s)
+
+    async with anyio.create_task_group() as tasks:
+        for number, caller in enumerate(callers):
+            tasks.start_soon(work, caller, spread_s * number / len(callers))
+        await anyio.sleep(warm_s)
+        counting, cpu_s, start_s = True, time.process_time(), time.perf_counter()
+        await anyio.sleep(seconds)
+        done.elapsed_s, done.cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
+        counting = False
+        tasks.cancel_scope.cancel()
     return done
 
 

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -45,8 +46,8 @@ async def opened(wanted: Wanted) -> AsyncGenerator[Way]:
     options: dict[str, Any] = {"base_url": wanted.url, "api_key": "none", "timeout": 60, "max_retries": 0}
     if number := wanted.connections:
         # Of the package that it stands on, httpx or httpx2.
-        limits_of_package: Any = type(openai.DEFAULT_CONNECTION_LIMITS)
-        limits = limits_of_package(max_connections=number, max_keepalive_connections=number, keepalive_expiry=60)
+        limits = copy(openai.DEFAULT_CONNECTION_LIMITS)
+        limits.max_connections = limits.max_keepalive_connections = number
         options["http_client"] = openai.DefaultAsyncHttpxClient(limits=limits)
     async with openai.AsyncOpenAI(**options) as client:
         yield partial(asking, client)

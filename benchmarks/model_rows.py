@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from closed_loop import Caller, closed_loop
+from closed_loop import Caller, closed_loop, steady_loop
 from model_cancelling import cancel, together
 from model_load import Load, Measure, Opener, Wanted, Way, figures_of, streamed
 from model_upstream import ask_statistics
@@ -89,12 +89,18 @@ def at_once(model: str) -> Callable[[Opener, int, Load], Awaitable[Figures]]:
 async def connections(opener: Opener, at_once_max: int, load: Load) -> Figures:
     """As many calls a second over few connections as over many, all in use: the server takes its time."""
     figures: Figures = {}
-    for name, callers in (("few", HUNDRED), ("many", min(load.connections, at_once_max))):
-        delay_ms = round(callers * 1000 / CALLS_PER_S)
-        async with opener(wanted(load, callers)) as way:
-            use = partial(counted, load, way, f"whole-{delay_ms}", callers=callers)
-            taken = await use(seconds=1.5 * load.connections / CALLS_PER_S, spread_s=delay_ms / 1000)
-        figures |= {f"{name}_{figure}": value for figure, value in taken.items()}
+    for name, number in (("few", HUNDRED), ("many", min(load.connections, at_once_max))):
+        delay_s = number / CALLS_PER_S
+        async with opener(wanted(load, number)) as way:
+            callers = [way(caller, f"whole-{delay_s * 1000:.0f}") for caller in range(number)]
+            gc.collect()
+            ask_statistics(load.url, "/reset")
+            seconds = 1.5 * load.connections / CALLS_PER_S
+            # No connection is idle long enough to be closed: the first calls end when the last ones begin.
+            done = await steady_loop(callers, seconds=seconds, warm_s=2 * delay_s, spread_s=delay_s)
+            in_use = ask_statistics(load.url).in_flight_max
+        assert in_use > number * 0.9, f"{in_use} connections were in use, not {number}"
+        figures |= {f"{name}_{figure}": value for figure, value in figures_of(done).items()}
     return figures
 
 

@@ -51,7 +51,7 @@ TARGETS: Sequence[Target] = (
     *_tokens("tokens per second and core, paced", "paced", at_least=4),
     _of_ours("CPU of a call, 5 000 connections in use over 100", "connections", "many_cpu_us", "few_cpu_us"),
     Target(
-        "the same, as many calls as can be", "many", "5000_cpu_us", "ours", "100_cpu_us", faster=False, ours="client"
+        "the same, as many calls as it can", "many", "5000_cpu_us", "ours", "100_cpu_us", faster=False, ours="client"
     ),
     _of_ours("CPU of a call beside 1 000 idle over none", "idle", "beside_idle_cpu_us", "without_idle_cpu_us"),
     _of_ours("time of a call beside 1 000 idle over none", "idle", "beside_idle_us", "without_idle_us"),
