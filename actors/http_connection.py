@@ -9,8 +9,11 @@ Errors are httpx's own, since users of the transport expect those; what they mea
 business (wire_errors).
 """
 
+import ssl
+
 import anyio
 import httpx
+from anyio.streams.tls import TLSAttribute
 
 from .dialing import Wire
 from .http1 import HttpError, ResponseHead, ResponseParser
@@ -31,11 +34,12 @@ class HttpConnection:
     Cost: beside the system's calls 10 us a request, 2 us a piece of a body.
     """
 
-    __slots__ = ("_parser", "_plain", "_wire", "heard")
+    __slots__ = ("_parser", "_plain", "_tls", "_wire", "heard")
 
     def __init__(self, wire: Wire, plain: SocketStream) -> None:
         self._wire = wire
         self._plain = plain
+        self._tls = None if isinstance(wire, SocketStream) else wire.extra(TLSAttribute.ssl_object)
         self._parser: ResponseParser | None = None
         self.heard = False
 
@@ -94,7 +98,7 @@ class HttpConnection:
     @property
     def is_quiet(self) -> bool:
         """Whether an idle connection is still good: one that the server has closed, or spoken on, is readable."""
-        return not self._plain.is_readable()
+        return not self._plain.is_readable() and (self._tls is None or _has_no_more(self._tls))
 
     def close(self) -> None:
         """Close the socket now. No farewell: HTTP/1.1 needs none, and TLS without one is what browsers do."""
@@ -131,3 +135,15 @@ def _feed(parser: ResponseParser, data: bytes) -> None:
             parser.feed_eof()
     except HttpError as error:
         raise httpx.RemoteProtocolError(str(error)) from error
+
+
+def _has_no_more(tls: ssl.SSLObject) -> bool:
+    """Whether nothing lies in the TLS layer. What a server sent behind a response in the same segment has left the
+    socket already, and would be taken for the next response."""
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError:
+        return False
+    return False
