@@ -185,6 +185,36 @@ class Agent(Generic[OutputT]):
         stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
         return ChatStream(self._spec, self._request(messages, session, overlap, output), self._start)
 
+    @overload
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        approve: Verdict | Mapping[str, Verdict] | None = None,
+        session: Session | None = None,
+        output: None = None,
+    ) -> Reply[OutputT]: ...
+
+    @overload
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        approve: Verdict | Mapping[str, Verdict] | None = None,
+        session: Session | None = None,
+        output: type[FormT],
+    ) -> Reply[FormT]: ...
+
+    @overload
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        approve: Verdict | Mapping[str, Verdict] | None = None,
+        session: Session | None = None,
+        output: OtherForm,
+    ) -> Reply[Any]: ...
+
     async def resume(
         self,
         run_id: str,

@@ -191,6 +191,10 @@ def test_enums_and_constants_get_their_type() -> None:
     assert properties["size"]["type"] == "string"
     assert properties["level"]["type"] == "integer"
     assert sorted(properties["mixed"]["type"]) == ["integer", "null", "string"]
+    form = strict_form({"type": "object", "properties": {"a": {"enum": [True, False]}, "b": {"const": 0.5}}})
+    assert form is not None
+    assert form["properties"]["a"]["anyOf"][0]["type"] == "boolean"
+    assert form["properties"]["b"]["anyOf"][0]["type"] == "number"
 
 
 def test_what_servers_cannot_hold_a_model_to_is_said_in_words() -> None:
@@ -213,6 +217,16 @@ def test_what_servers_cannot_hold_a_model_to_is_said_in_words() -> None:
     assert properties["blob"] == {"type": "string", "description": '(contentEncoding: "base64")'}
     assert properties["when"] == {"type": "string", "format": "date-time"}
     assert properties["id"] == {"type": "string", "format": "uuid"}
+
+
+@pytest.mark.parametrize("pattern", ["a", "^a", "a$"])
+def test_pattern_that_is_not_of_the_whole_text_is_said_in_words(pattern: str) -> None:
+    form = strict_form(
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
+    )
+
+    assert form is not None
+    assert form["properties"]["a"] == {"type": "string", "description": f'(pattern: "{pattern}")'}
 
 
 def test_reference_stands_alone() -> None:

@@ -52,6 +52,11 @@ async def a_streamed_form(agent: Agent) -> None:
     assert_type(stream.reply.output, Forecast)
 
 
+async def a_run_that_goes_on(agent: Agent[Forecast], run_id: str) -> None:
+    assert_type((await agent.resume(run_id)).output, Forecast)
+    assert_type((await agent.resume(run_id, approve=True, output=Order)).output, Order)
+
+
 async def a_plain_agent(model: Model, session: Session) -> None:
     agent = Agent("Plain", model=model, session=session)
 
