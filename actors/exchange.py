@@ -21,13 +21,14 @@ from time import monotonic
 import anyio
 import httpx
 
+from .dialect import Dialect
 from .errors import BadRequest, BadResponse, ModelError, ModelUnavailable, Stalled, Truncated
 from .model import Delta, ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .sse import SseParser
 from .upstream import Upstream, UpstreamResponse
 from .wire_answer import AnswerJoiner, ServerErrorInAnswer, UnusableAnswer
 from .wire_errors import ServerError, error_of_status, error_of_transport, parse_error, request_id_of
-from .wire_request import Dialect, encode_request
+from .wire_request import encode_request
 
 __all__ = ["Exchange", "Server"]
 

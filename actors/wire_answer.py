@@ -27,7 +27,7 @@ from .tool_call_joiner import CallPiece, ToolCallJoiner, UnusableAnswer
 from .wire_errors import ServerError, parse_error
 from .wire_usage import count_usage, decode_usage
 
-__all__ = ["AnswerJoiner", "Piece", "ServerErrorInAnswer", "UnusableAnswer", "decode_piece"]
+__all__ = ["AnswerJoiner", "ServerErrorInAnswer", "UnusableAnswer"]
 
 REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 """DeepSeek, older vLLM · vLLM since 2026, Ollama, OpenRouter."""
@@ -63,7 +63,7 @@ class _Choice(Struct, gc=False):
     finish_reason: Any = None
 
 
-class Piece(Struct, gc=False):
+class _Piece(Struct, gc=False):
     """A whole body, or one event of a stream. The last five are where servers put errors into a 200.
 
     `usage` stays JSON here, so that whatever is odd in it does not cost the answer.
@@ -84,11 +84,11 @@ class Piece(Struct, gc=False):
         return bool(self.error) or (not self.choices and bool(self.message or self.detail or self.object == "error"))
 
 
-_decode = msgspec.json.Decoder(Piece).decode
+_decode = msgspec.json.Decoder(_Piece).decode
 _NO_USAGE = (msgspec.Raw(), msgspec.Raw(b"null"))
 
 
-def decode_piece(data: bytes) -> Piece:
+def _decode_piece(data: bytes) -> _Piece:
     try:
         return _decode(data)
     except RecursionError:
@@ -126,7 +126,7 @@ class AnswerJoiner:
 
         Cost: 1.2 µs for an ordinary event of a stream.
         """
-        piece = decode_piece(data)
+        piece = _decode_piece(data)
         choices = piece.choices
         if choices is not None and len(choices) == 1 and piece.error is None and piece.usage in _NO_USAGE:
             choice = choices[0]
@@ -141,9 +141,9 @@ class AnswerJoiner:
                     return [Delta("text", text)]
         if piece.is_error:
             raise ServerErrorInAnswer(parse_error(data))
-        return self.add(piece)
+        return self._add(piece)
 
-    def add(self, piece: Piece) -> list[Delta]:
+    def _add(self, piece: _Piece) -> list[Delta]:
         usage = decode_usage(piece.usage)
         if usage is not None:
             self._usage = usage  # the last one counts: servers send running totals

@@ -4,17 +4,17 @@ Source: OpenAI chat completions; FACTS.md, "Wire truth", for who deviates how.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from .dialect import Dialect, MaxTokensField
+from .dialect import Dialect
 from .message import Message, ToolCall
 from .model import ModelRequest, ModelSettings, OutputSchema, ToolSchema
 
-__all__ = ["Dialect", "MaxTokensField", "encode_message", "encode_request"]
+__all__ = ["encode_message", "encode_request"]
 
 _encode = msgspec.json.Encoder().encode
 _PLAIN = Dialect()
@@ -89,7 +89,7 @@ def encode_message(message: Message, dialect: Dialect = _PLAIN, *, with_calls: b
     if dialect.reasoning_beside_calls is not None:
         if message.tool_calls:
             encoded.setdefault(dialect.reasoning_beside_calls, "")
-        elif not with_calls:
+        elif not with_calls and message.extra:
             encoded.pop(dialect.reasoning_beside_calls, None)
     return encoded
 
@@ -113,14 +113,18 @@ def _call_id(call_id: str, dialect: Dialect) -> str:
     return sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
-def _turns_with_calls(messages: Sequence[Message]) -> Iterator[bool]:
+def _turns_with_calls(messages: Sequence[Message]) -> list[bool]:
     """For each message whether there are tool calls between the user's messages around it."""
-    start = 0
-    for end in range(1, len(messages) + 1):
-        if end == len(messages) or messages[end].role == "user":
-            found = any(message.tool_calls for message in messages[start:end])
-            yield from [found] * (end - start)
-            start = end
+    places = [False] * len(messages)
+    start, found = 0, False
+    for place, message in enumerate(messages):
+        if message.role == "user":
+            places[start:place] = [found] * (place - start)
+            start, found = place, False
+        elif message.tool_calls:
+            found = True
+    places[start:] = [found] * (len(messages) - start)
+    return places
 
 
 def _add_instruction(encoded: list[dict[str, Any]], text: str) -> None:
@@ -137,9 +141,10 @@ def _add_instruction(encoded: list[dict[str, Any]], text: str) -> None:
 
 def _add_tools(body: dict[str, Any], tools: Sequence[ToolSchema], settings: ModelSettings, dialect: Dialect) -> None:
     choice = settings.tool_choice
-    if choice is not None and choice not in ("none", "auto", "required") and dialect.named_choice == "alone":
-        tools = [tool for tool in tools if tool.name == choice]
-        choice = "required"
+    if dialect.named_choice == "alone":
+        alone = [tool for tool in tools if tool.name == choice]
+        if alone:
+            tools, choice = alone, "required"
     body["tools"] = [_encode_tool(tool) for tool in tools]
     if choice is not None:
         body["tool_choice"] = _encode_choice(choice, dialect)
