@@ -228,10 +228,8 @@ class AgentActor(Actor):
     def stop_run(self, message: StopRun, context: Context) -> None:
         """Somebody wants this run to end: cut it off; it closes its turn."""
         live = self.live.get(message.run_id)
-        if live is None:
-            return
-        live.revoked = RunFailed(message.run_id, message.reason)
-        if live.execution is not None:  # else its turn is on the way
+        if live is not None and live.execution is not None:  # it comes behind the turn that it is about
+            live.revoked = RunFailed(message.run_id, message.reason)
             live.execution.stop_status = "cancelled"
             live.execution.stop_reason = message.reason
             context.cancel_child(message.run_id)
@@ -246,11 +244,6 @@ class AgentActor(Actor):
         if live is not None and live.request.wait is not None:
             live.request.wait.end()
         granted = isinstance(signal.value, Grant)
-        if live is not None and granted and live.revoked is not None:
-            del self.live[tag.run_id]
-            live.ticket.fail(live.revoked)
-            self._end_turn(tag.session_id, CancelTurn(tag.run_id, str(live.revoked)), context)
-            return
         if live is not None and granted:
             self._begin(tag.run_id, signal.value, context)
             return

@@ -1,6 +1,7 @@
 """Tool calls that must be approved: decided in place, or by a run that pauses, is stored, and goes on anywhere."""
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,17 +23,32 @@ from callboard import (
     Unknown,
     UnknownRun,
 )
+from callboard.actors.agent_actor import AGENT_KIND
 from callboard.actors.approvals import ApprovalRequest, Denied, Verdict, as_decisions, as_denied, denied_result
 from callboard.actors.errors import ApprovalRequired
 from callboard.actors.reply import ApprovalRequested
 from callboard.actors.retention import Retention
 from callboard.actors.session_check import check_sessions, repair_sessions
+from callboard.actors.session_messages import ResumeTurn
 from callboard.actors.session_records import SESSION_KIND, stream_of
 from callboard.actors.tools import tool
 from callboard.store import Batch, Index, MemoryStore, Table
+from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel, crash_next, model_answer, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+class SlowDisk(MemoryStore):
+    """Commits on the runtime's thread and takes a while."""
+
+    @property
+    def inline(self) -> bool:
+        return False
+
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
+        time.sleep(0.1)
+        return super().commit(batches)
 
 
 def request(index: int, call_id: str) -> ApprovalRequest:
@@ -252,6 +268,9 @@ def test_run_pauses_and_gives_its_turn_back(run: Run) -> None:
             assert set(world.begun.values()) == {1}
             assert len(world.begun) == 4
             assert (await session.run(record.id)).pending == ()
+            spans = await session.spans(record.id)
+            assert [span.number for span in spans] == list(range(1, len(spans) + 1))
+            assert [span.name for span in spans].count("charge") == 2
             assert what_is_open(runtime) == 0
 
     run(body)
@@ -358,6 +377,10 @@ def test_verdict_on_what_a_run_waited_for_before_is_refused_once_it_went_on(run:
                 tasks.start_soon(resume, agent_of(world, session, approval=True))
 
             assert sorted(outcomes) == ["ApprovalRequired", "InvalidTransition"]
+            # It waits again by now, for another call: what comes as late as this is on the first one all the same.
+            late = ResumeTurn(waiting.run_id, turn=1, decisions={0: None})
+            with pytest.raises(InvalidTransition):
+                await runtime.session_actor("s").ask(late)
             assert world.times("charge") == {"charge-1": 1}
 
     run(body)
@@ -366,6 +389,7 @@ def test_verdict_on_what_a_run_waited_for_before_is_refused_once_it_went_on(run:
 @pytest.mark.parametrize("after_write", [False, True])
 def test_commit_that_fails_anywhere_in_a_run_that_pauses_repeats_no_call(run: Run, after_write: bool) -> None:
     async def body() -> None:
+        refused = 0
         for number in range(16):
             world = World()
             async with Runtime.in_memory() as runtime:
@@ -386,12 +410,16 @@ def test_commit_that_fails_anywhere_in_a_run_that_pauses_repeats_no_call(run: Ru
                 runtime.store.commit = failing
                 for _ in range(6):  # as a caller does who is told that nothing, or perhaps something, was stored
                     open_runs = [record for record in await session.runs() if record.status != "cancelled"]
+                    assert number == 1 or len(open_runs) == len(await session.runs())
                     try:
                         if not open_runs:
                             await agent.chat("go")
                         else:
                             await agent.resume(open_runs[0].id, approve=True)
-                    except (ApprovalRequired, Failed, Unknown):
+                    except ApprovalRequired:
+                        pass
+                    except (Failed, Unknown):
+                        refused += 1
                         await until_quiet(runtime)
                     else:
                         break
@@ -399,6 +427,8 @@ def test_commit_that_fails_anywhere_in_a_run_that_pauses_repeats_no_call(run: Ru
                 assert list(results_of(await session.messages())) == ALL_CALLS, number
                 assert set(world.begun.values()) == {1}, number
                 assert what_is_open(runtime) == 0, number
+
+        assert refused == 3  # the grants of three turns are the caller's to repeat, all else is done again here
 
     run(body)
 
@@ -504,6 +534,77 @@ def test_any_run_can_be_cancelled_by_its_id(run: Run, when: str) -> None:
             assert [reason.endswith("enough") for reason in told] == [True]
             assert what_is_open(runtime) == 0
             assert (await Agent("Next", model=ScriptedModel(), session=session).chat("hi")).text == "echo: hi"
+
+    run(body)
+
+
+def test_run_can_be_cancelled_while_its_turn_is_on_its_way(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with Runtime.on(SlowDisk) as runtime:
+            session = Session(runtime, "s")
+            told = list[str]()
+
+            async def chat() -> None:
+                with pytest.raises(RunFailed) as caught:
+                    await Agent("Clerk", model=ScriptedModel(), session=session).chat("go")
+                told.append(caught.value.reason)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(chat)
+                await anyio.sleep(0.02)
+                (record,) = await session.runs()
+                assert await session.cancel_run(record.id, reason="enough")
+
+            assert told == ["enough"]
+            assert (await session.run(record.id)).status == "cancelled"
+            assert await session.messages() == []
+
+    run_in_real_time(body)
+
+
+def test_agent_that_crashes_before_its_run_goes_on_leaves_a_run_that_can(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(world, session, approval=True)
+            waiting = await paused(agent)
+
+            async def resume() -> None:
+                with pytest.raises(Unknown):
+                    await agent.resume(waiting.run_id, approve=True)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Agent("Slow", model=ScriptedModel(delay_s=0.5), session=session).chat, "long")
+                await anyio.sleep(0.05)
+                tasks.start_soon(resume)
+                await anyio.sleep(0.05)
+                crash_next(runtime, AGENT_KIND, "Clerk#1")
+                with pytest.raises(Failed):
+                    await agent.chat("it crashes")
+            await until_quiet(runtime)
+
+            assert (await session.run(waiting.run_id)).status == "interrupted"  # its turn came, and nobody took it
+            assert await approve_all(agent, waiting.run_id) == "done"
+            assert set(world.begun.values()) == {1}
+
+    run(body)
+
+
+def test_request_to_go_on_that_is_withdrawn_from_the_queue_changes_nothing(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            waiting = await paused(agent_of(World(), session, approval=True))
+            before = await session.run(waiting.run_id)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Agent("Slow", model=ScriptedModel(delay_s=0.5), session=session).chat, "long")
+                await anyio.sleep(0.05)
+                with anyio.move_on_after(0.05):
+                    await runtime.session_actor("s").ask(ResumeTurn(waiting.run_id, turn=1, decisions={0: None}))
+            await until_quiet(runtime)
+
+            assert await session.run(waiting.run_id) == before
 
     run(body)
 
