@@ -104,7 +104,7 @@ class _Live:
     ticket: Ticket
     request: StartRun
     execution: Execution | None = None
-    revoked: CallboardError | None = None
+    revoked: UnknownSession | None = None
 
 
 class AgentActor(Actor):
@@ -229,7 +229,6 @@ class AgentActor(Actor):
         """Somebody wants this run to end: cut it off; it closes its turn."""
         live = self.live.get(message.run_id)
         if live is not None and live.execution is not None:  # it comes behind the turn that it is about
-            live.revoked = RunFailed(message.run_id, message.reason)
             live.execution.stop_status = "cancelled"
             live.execution.stop_reason = message.reason
             context.cancel_child(message.run_id)
