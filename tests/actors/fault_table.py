@@ -70,13 +70,22 @@ class Row:
 
 EVENT_STREAM = "content-type: text/event-stream"
 JSON = "content-type: application/json"
-EVENTS = tuple(stream_events(answer(ANSWER), {}))
+EVENTS = tuple(stream_events(answer(ANSWER), {}))[1:]
+"""Without the first one, which says no more than whose turn it is: so that each event that is lost is missed."""
+DONE = b"[DONE]"
 BODY = completion(answer(ANSWER), {})
 NEXT = "the next answer"
 
 
-def events_of(line_end: bytes, *, field: bytes = b"data: ", between: bytes = b"") -> bytes:
-    return b"".join(between + field + data + line_end + line_end for data in EVENTS)
+def events_of(line_end: bytes, *, field: bytes = b"data: ", between: bytes = b"", last: bytes = DONE) -> bytes:
+    """The answer as a stream, with `last` in place of [DONE]."""
+    events = [between + field + data + line_end + line_end for data in (*EVENTS[:-1], last)]
+    return b"".join(events)
+
+
+def in_lines(line_end: bytes) -> bytes:
+    """The same with the data of each event over several lines, where its JSON allows it."""
+    return events_of(line_end).replace(b',"', b"," + line_end + b'data: "')
 
 
 def stream_of(text: bytes, *, segment_bytes: int = 1 << 20, pause_s: float = 0.0) -> Take:
@@ -178,6 +187,45 @@ def _broken_connections() -> list[Row]:
     ]
 
 
+def _after_the_end() -> list[Row]:
+    """An answer whose finish_reason has come is whole: what goes wrong behind it costs the connection at most."""
+    finished = head(EVENT_STREAM, "transfer-encoding: chunked") + chunked(events_of(b"\n", last=b""))
+    silent = head(JSON, f"content-length: {len(BODY)}", "connection: close") + BODY
+    garbage = b"HTTP/1.1 500 Not asked for\r\n\r\n"
+    return [
+        Row(
+            name="RST behind the finish_reason",
+            streamed=Cell(sent=Take((finished,), "reset", linger_s=0.05), outcome="answer", kept=False, pieces=True),
+            why_not="a body ends where its length says",
+        ),
+        Row(
+            name="FIN behind the finish_reason",
+            streamed=Cell(sent=Take((finished,), "close"), outcome="answer", kept=False, pieces=True),
+            why_not="a body ends where its length says",
+        ),
+        Row(
+            name="a response that nobody asked for right behind the answer",
+            streamed=Cell(
+                sent=Take((b"".join(stream_of(events_of(b"\n")).segments) + garbage,)),
+                outcome="answer",
+                kept=False,
+                pieces=True,
+            ),
+            whole=Cell(sent=Take((b"".join(body_of(BODY).segments) + garbage,)), outcome="answer", kept=False),
+        ),
+        Row(
+            name="`Connection: close` by a server that does not close",
+            streamed=Cell(
+                sent=Take((finished.replace(b"\r\n", b"\r\nconnection: close\r\n", 1) + b"0\r\n\r\n",)),
+                outcome="answer",
+                kept=False,
+                pieces=True,
+            ),
+            whole=Cell(sent=Take((silent,)), outcome="answer", kept=False),
+        ),
+    ]
+
+
 def _bad_answers() -> list[Row]:
     return [
         Row(
@@ -231,7 +279,8 @@ def _odd_but_good() -> list[Row]:
         "BOM": stream_of(b"\xef\xbb\xbf" + events_of(b"\n")),
         "comments": stream_of(with_comments),
         "CR in 7-byte segments": stream_of(events_of(b"\r"), segment_bytes=7),
-        "CRLF cut anywhere": stream_of(events_of(b"\r\n"), segment_bytes=1),
+        "data over several lines": stream_of(in_lines(b"\n")),
+        "data over several lines, CRLF cut anywhere": stream_of(in_lines(b"\r\n"), segment_bytes=1),
     }
     return [
         Row(
@@ -320,6 +369,12 @@ def _silences() -> list[Row]:
     ]
 
 
-_PARTS: tuple[Callable[[], list[Row]], ...] = (_broken_connections, _bad_answers, _odd_but_good, _silences)
+_PARTS: tuple[Callable[[], list[Row]], ...] = (
+    _broken_connections,
+    _after_the_end,
+    _bad_answers,
+    _odd_but_good,
+    _silences,
+)
 TABLE: tuple[Row, ...] = tuple(row for part in _PARTS for row in part())
 ELSEWHERE = {FACTS[12]: "a hundred requests, one after the other: a test of its own"}

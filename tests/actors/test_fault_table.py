@@ -85,7 +85,7 @@ def test_a_fault_is_a_typed_error_or_no_fault_and_costs_at_most_its_own_connecti
     async def body() -> None:
         async with AsyncExitStack() as closing:
             upstream = await closing.enter_async_context(upstream_of(cell, streamed=streamed))
-            calls = Calls(client_of(upstream, patience_s=cell.patience_s))
+            calls = Calls(client_of(upstream, patience_s=cell.patience_s, streamed=streamed))
             closing.push_async_callback(calls.chat.aclose)
             outcome = await calls.make(streamed=streamed)
 
@@ -117,14 +117,14 @@ def check_outcome(outcome: str | ModelError, cell: Cell) -> None:
         assert "127.0.0.1" in str(outcome), "an error names its server"
 
 
-def client_of(upstream: Upstream, *, patience_s: float) -> OpenAIChat:
-    """A client that makes one request of each call."""
+def client_of(upstream: Upstream, *, patience_s: float, streamed: bool) -> OpenAIChat:
+    """A client that makes one request of each call. A stream has only its progress to fear."""
     return OpenAIChat(
         base_url=upstream.url,
         api_key=KEY,
         model="fake",
         progress_timeout_s=patience_s,
-        timeout_s=patience_s,
+        timeout_s=60.0 if streamed else patience_s,
         retries=ONE_REQUEST,
     )
 
@@ -133,7 +133,7 @@ def client_of(upstream: Upstream, *, patience_s: float) -> OpenAIChat:
 def test_a_run_gets_its_answer_in_spite_of_the_fault(run_in_real_time: Run, cell: Cell, streamed: bool) -> None:
     async def body() -> None:
         async with upstream_of(cell, streamed=streamed) as upstream, Runtime.in_memory() as runtime:
-            model = client_of(upstream, patience_s=cell.patience_s)
+            model = client_of(upstream, patience_s=cell.patience_s, streamed=streamed)
             policy = RunPolicy(attempts_max=2, backoff=Backoff(first_s=0.001, max_s=0.001))
             agent = Agent("A", model=model, session=Session(runtime, "s"), policy=policy)
             failed, shown = 0, ""
@@ -169,7 +169,7 @@ def test_a_keep_alive_that_ends_right_after_the_answer_costs_no_request(run_in_r
     async def body() -> None:
         takes = [Take((good,), "close", linger_s=linger_s) for _ in range(REUSES)]
         async with RawUpstream(takes) as upstream:
-            calls = Calls(client_of(upstream, patience_s=10.0))
+            calls = Calls(client_of(upstream, patience_s=10.0, streamed=False))
             outcomes = [await calls.make(streamed=False) for _ in range(REUSES)]
             await calls.chat.aclose()
 
@@ -183,7 +183,7 @@ def test_a_server_that_is_not_there_is_unavailable(run_in_real_time: Run) -> Non
     async def body() -> None:
         async with FakeUpstream() as upstream:
             pass
-        calls = Calls(client_of(upstream, patience_s=10.0))
+        calls = Calls(client_of(upstream, patience_s=10.0, streamed=False))
         for streamed in (True, False):
             outcome = await calls.make(streamed=streamed)
 
