@@ -2,7 +2,8 @@
 
 Every row is the same calls of the same server by callboard (`client`: OpenAIChat.complete; `turn`: the same call as a
 turn of an agent in a session, on LMDB with durability "sync"), by bare httpx, httpx2 and aiohttp, and by the openai
-client, where they are installed (dependency group `bench`), on trio and on asyncio (aiohttp: there only). Each system
+client, where they are installed (dependency group `bench`), on trio and on asyncio (aiohttp: there only); `socket` is
+what is left when a client does nothing. Each system
 lives in a process of its own (`system_process.py`); they take turns in rounds, so that what else the machine does hits
 all of them alike. The server is `model_upstream.py`: it knows its answers beforehand, so that it is not the limit. It
 counts the calls, each client compares each text with what was sent, and the store is read afterwards for the turns: a
@@ -16,7 +17,9 @@ the name says: `cpu_us` is the CPU time of the whole process per call (or turn),
 included; `server_us` is the server's, `token_us` ours of one token of a stream.
 
     post         whole answers, 10 callers at once
-    hundred      the same, 100 callers at once
+    hundred      the same, 100 callers at once. A call waits for all the others' then, and trio runs those that are
+                 ready in random order: whoever is woken once a call gets a p99 of 1.86 times the p50 (two places in the
+                 queue, each drawn evenly), a `socket` too. See `connections` for a server that takes its time
     burst        streams of 200 tokens that come all at once, 10 callers
     paced        the same, a token every 10 ms in each stream
     many         whole answers by number of callers: the others as far as they go, since httpx's pool is quadratic
@@ -46,8 +49,8 @@ from targets import print_table
 
 BACKENDS = ("trio", "asyncio")
 SYSTEMS_OF = {
-    "post": ("client", "turn", *OTHERS),
-    "hundred": ("client", "turn", *OTHERS),
+    "post": ("client", "turn", "socket", *OTHERS),
+    "hundred": ("client", "turn", "socket", *OTHERS),
     "burst": ("client", "turn", *OTHERS),
     "paced": ("client", "turn", *OTHERS),
     "many": ("client", "turn", *OTHERS),
@@ -79,6 +82,7 @@ def systems(options: Options) -> list[System]:
             if backend in backends_of(other):
                 module = "httpx" if other == "httpx2" else other
                 there.append(System(f"{other} on {backend}", module, other, backend, other))
+        there.append(System(f"socket on {backend}", "socket", "", backend))
     return there
 
 

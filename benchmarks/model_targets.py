@@ -7,6 +7,7 @@ from targets import Target
 __all__ = ["OTHERS", "TARGETS", "backends_of"]
 
 OTHERS = ("httpx", "httpx2", "aiohttp", "openai")
+SOCKET = "socket on {backend}"
 
 
 def backends_of(other: str) -> tuple[str, ...]:
@@ -44,6 +45,7 @@ def _left(what: str, figure: str) -> Iterator[Target]:
 
 TARGETS: Sequence[Target] = (
     *_beside_all("CPU of a call, 10 at once", "post", "cpu_us", ours="client", at_most=0.15),
+    Target("CPU of a call, 10 at once", "post", "cpu_us", SOCKET, faster=False, ours="client"),
     *_beside_all("CPU of a whole turn, 10 at once", "post", "cpu_us", ours="turn"),
     *_beside_all("CPU of a turn of 200 tokens, bursts", "burst", "cpu_us", ours="turn", at_most=0.5),
     *_beside_all("CPU of a turn of 200 tokens, paced", "paced", "cpu_us", ours="turn", at_most=0.6),
@@ -56,7 +58,10 @@ TARGETS: Sequence[Target] = (
     _of_ours("CPU of a call beside 1 000 idle over none", "idle", "beside_idle_cpu_us", "without_idle_cpu_us"),
     _of_ours("time of a call beside 1 000 idle over none", "idle", "beside_idle_us", "without_idle_us"),
     Target("p99 over p50, 100 at once", "hundred", "p99_over_p50", limit=1.8, faster=False, ours="client"),
-    Target("the same with a server that takes 50 ms", "connections", "few_p99_over_p50", faster=False, ours="client"),
+    Target(
+        "the same, the server takes 50 ms", "connections", "few_p99_over_p50", limit=1.8, faster=False, ours="client"
+    ),
+    Target("the same over that of bare sockets", "hundred", "p99_over_p50", SOCKET, faster=False, ours="client"),
     Target("p99 over p50, 100 turns at once", "hundred", "p99_over_p50", faster=False, ours="turn"),
     *_left("slots", "slots_left"),
     *_left("sockets", "sockets_left"),

@@ -29,7 +29,7 @@ import httpx
 import msgspec
 from closed_loop import allow_open_files, serving
 
-__all__ = ["ANSWER", "ANSWER_TOKENS", "Statistics", "ask_statistics", "open_model_server"]
+__all__ = ["ANSWER", "ANSWER_TOKENS", "WHOLE", "Statistics", "ask_statistics", "open_model_server"]
 
 ANSWER_TOKENS = 200
 WORDS = "I have looked at your invoice, and the second position is right but for its currency."
