@@ -4,10 +4,16 @@ message, conversation, limits               what is said, and what is fit to be 
 run_record, turns, ledger, session_records  state machines and records of a session, without I/O
 archive, history                            reading what is stored
 session_messages, session_actor             the actor that is one session
-agent_actor, execution, spans, reentry      the actor that is one agent, and the runs that it supervises
-model, openai_chat, wire, sse, pool         the model path
-tools, json_schema, instructions            what an agent is given
-output, run_output, strict_schema, schema_check, json_in_text   answers as values
+agent_actor, execution, attempts, answer_check, persistence, spans, reentry, event_queue   the actor that is one agent,
+                                            and the runs that it supervises
+model, openai_chat, fallback                what answers
+exchange, provider_gate, retry, throttle    one request and its answer, and when it may be made, and made again
+wire_request, wire_answer, wire_errors, tool_call_joiner, wire_usage, sse   the chat completions API on the wire, pure
+providers, dialect, endpoint                who departs from it, and how
+upstream, pool, pooled_transport, http_connection, http1, dialing, socket_stream   HTTP, from the top to the socket
+tools, tool_parameters, tool_context, json_schema, instructions   what an agent is given
+tool_calls, journal, progress, approvals    tool calls, each at most once
+output, run_output, strict_schema, schema_check, json_in_text     answers as values
 host, session, session_manager, agent, run, reply   the public handles
 errors, ids
 """
@@ -16,6 +22,7 @@ from .agent import Agent, ChatStream
 from .agent_spec import RunPolicy
 from .approvals import ApprovalRequest, Denied
 from .archive import SessionPage
+from .dialect import Dialect
 from .errors import (
     ApprovalRequired,
     BadOutput,
@@ -44,6 +51,8 @@ from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
 from .openai_chat import OpenAIChat
 from .output import Output
+from .pooled_transport import PooledTransport
+from .providers import PROVIDERS, Provider
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
 from .retention import Expiry, Retention
 from .retry import RetryPolicy
@@ -68,6 +77,7 @@ __all__ = [
     "ContextOverflow",
     "Delta",
     "Denied",
+    "Dialect",
     "Expiry",
     "FallbackMember",
     "FallbackModel",
@@ -84,6 +94,9 @@ __all__ = [
     "Output",
     "OutputRepair",
     "OutputSchema",
+    "PROVIDERS",
+    "PooledTransport",
+    "Provider",
     "RateLimited",
     "Refusal",
     "Refused",

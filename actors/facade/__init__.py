@@ -13,6 +13,7 @@ The kernel (your own actors) is in `callboard.runtime`, stores in `callboard.sto
 from importlib.metadata import version as _version
 
 from callboard.actors import (
+    PROVIDERS,
     Agent,
     ApprovalRequest,
     ApprovalRequested,
@@ -42,6 +43,8 @@ from callboard.actors import (
     Output,
     OutputRepair,
     OutputSchema,
+    PooledTransport,
+    Provider,
     RateLimited,
     Refusal,
     Refused,
@@ -125,6 +128,9 @@ __all__ = [
     "Output",
     "OutputRepair",
     "OutputSchema",
+    "PROVIDERS",
+    "PooledTransport",
+    "Provider",
     "RateLimited",
     "Refusal",
     "Refused",

@@ -69,7 +69,11 @@ def test_a_holder_that_runs_is_named_as_that_and_no_more(tmp_path: Path) -> None
         assert (caught.value.pid, caught.value.state) == (first.pid, "")
 
 
-@pytest.mark.parametrize("left_behind", [f"{PID_OF_NOBODY}\n", f"{os.getpid()}\n", "1\n", "no pid\n", ""])
+@pytest.mark.parametrize(
+    "left_behind",
+    [f"{PID_OF_NOBODY}\n", f"{os.getpid()}\n", "1\n", "no pid\n", ""],
+    ids=["nobody", "this process", "init", "no pid", "nothing"],
+)
 def test_a_lock_file_left_behind_is_no_obstacle_whoever_has_its_pid_now(tmp_path: Path, left_behind: str) -> None:
     (tmp_path / LOCK_FILE).write_text(left_behind)
 
