@@ -165,6 +165,15 @@ def test_after_an_overflow_only_a_model_is_asked_that_may_hold_more(
     run_in_virtual_time(body, backend=backend)
 
 
+@in_virtual_time
+async def test_the_largest_that_overflowed_says_who_may_hold_more() -> None:
+    sizes = (32, None, 16, 64)
+    models = [scripted("0", overflow()), scripted("1", overflow()), scripted("2"), scripted("3")]
+    members = [FallbackMember(model, context_tokens=tokens) for model, tokens in zip(models, sizes, strict=True)]
+
+    assert await text_of(FallbackModel(members)) == "3"
+
+
 # Who rests ------------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +213,16 @@ async def test_a_model_that_rests_is_asked_all_the_same_when_the_others_fail() -
     answers = [await text_of(model), await text_of(model)]
 
     assert answers == ["fine", "first"]
-    assert await text_of(model) == "first"  # who answered rests no more, and "second" does
+
+
+@in_virtual_time
+async def test_who_answers_while_it_rests_rests_no_more() -> None:
+    first = scripted("first", RateLimited("a", retry_after_s=90.0))
+    model = FallbackModel([first, scripted("second", "fine", ModelUnavailable("b"))], cooldown_s=30.0)
+
+    answers = [await text_of(model) for _ in range(3)]
+
+    assert answers == ["fine", "first", "first"]
 
 
 @in_virtual_time

@@ -55,8 +55,8 @@ def test_a_429_between_successes_begins_their_count_anew() -> None:
 def test_it_is_closed_until_the_latest_time_that_was_told() -> None:
     throttle = Throttle(10)
 
-    throttle.close(5.0)
-    throttle.close(3.0)
+    for until in (4.0, 5.0, 3.0):
+        throttle.close(until)
 
     assert [throttle.is_closed(now) for now in (0.0, 3.0, 4.9, 5.0)] == [True, True, True, False]
     assert throttle.opens_at is None
