@@ -64,6 +64,7 @@ from .session_records import SessionHead
 from .tools import Tool, ToolContext, tool
 
 __all__ = [
+    "PROVIDERS",
     "Agent",
     "ApprovalRequest",
     "ApprovalRequested",
@@ -94,7 +95,6 @@ __all__ = [
     "Output",
     "OutputRepair",
     "OutputSchema",
-    "PROVIDERS",
     "PooledTransport",
     "Provider",
     "RateLimited",

@@ -93,6 +93,7 @@ from callboard.store.errors import (
 __version__ = _version("callboard")
 
 __all__ = [
+    "PROVIDERS",
     "Agent",
     "ApprovalRequest",
     "ApprovalRequested",
@@ -128,7 +129,6 @@ __all__ = [
     "Output",
     "OutputRepair",
     "OutputSchema",
-    "PROVIDERS",
     "PooledTransport",
     "Provider",
     "RateLimited",
