@@ -286,7 +286,7 @@ def _join_content(pieces: list[str | dict[str, Any]]) -> str | list[Part]:
         last = parts[-1] if parts else {}
         kind = part.get("type")
         if kind in ("text", "thinking") and last.get("type") == kind and type(last.get(kind)) is type(part.get(kind)):
-            parts[-1] = {**last, kind: last[kind] + part[kind]}
+            parts[-1] = {**last, **part, kind: last[kind] + part[kind]}
         else:
             parts.append(part)
     return parts

@@ -150,6 +150,8 @@ def _parse_object(error: Mapping[str, Any]) -> ServerError:
     if isinstance(code, str) and code.isdecimal() and len(code) == 3:  # Python refuses to read thousands of digits
         code = int(code)
     status = code if isinstance(code, int) and 400 <= code <= 599 else None
+    if isinstance(message, dict):  # Mistral's 422
+        message = _detail_text(cast(dict[str, Any], message).get("detail"))
     return ServerError(message if isinstance(message, str) else "", codes, status)
 
 

@@ -17,6 +17,8 @@ __all__ = [
     "UPSTREAM_ERROR",
     "Body",
     "FaultKind",
+    "Framing",
+    "RawPiece",
     "Script",
     "ScriptStep",
     "UpstreamAnswer",
@@ -72,8 +74,22 @@ page of HTML. not_http: other bytes.
 """
 
 
+Framing = Literal["chunked", "length", "close"]
+"""How the end of a body is told: by its last chunk, by a Content-Length before it, by the end of the connection."""
+
+
+class RawPiece(Struct, frozen=True):
+    """Bytes of a body that are sent together, `after_s` seconds after what came before."""
+
+    data: bytes
+    after_s: float = 0.0
+
+
 class UpstreamAnswer(Struct, frozen=True, kw_only=True):
-    """What to send for one request; made by `answer`, `refuse` and `fault`."""
+    """What to send for one request; made by `answer`, `refuse`, `fault` and `callboard.replay.replay`.
+
+    Where there is `raw`, the body is that and nothing else: piece by piece, in the given framing.
+    """
 
     text: str = ""
     pieces: tuple[str, ...] = ()
@@ -87,6 +103,8 @@ class UpstreamAnswer(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     body: bytes | None = None
     events: tuple[bytes, ...] | None = None
+    raw: tuple[RawPiece, ...] | None = None
+    framing: Framing = "chunked"
     fault: FaultKind | None = None
 
 

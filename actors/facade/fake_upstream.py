@@ -28,6 +28,7 @@ from .fake_answers import (
     UPSTREAM_ERROR,
     Body,
     FaultKind,
+    RawPiece,
     Script,
     ScriptStep,
     UpstreamAnswer,
@@ -59,6 +60,7 @@ class FakeUpstream:
     Attributes:
         requests: bodies in order of arrival.
         request_headers: their headers, names in lower case.
+        request_targets: their paths with their queries.
         request_count: how many there were.
         in_flight: requests that have come and are not answered yet.
         in_flight_max: the most at once.
@@ -81,6 +83,7 @@ class FakeUpstream:
         self._group_by = group_by or _user
         self.requests: list[Body] = []
         self.request_headers: list[dict[str, str]] = []
+        self.request_targets: list[str] = []
         self.request_count = 0
         self.in_flight = 0
         self.in_flight_max = 0
@@ -149,7 +152,7 @@ class FakeUpstream:
 
     async def _answer(self, wire: "_Wire", target: str, headers: dict[str, str], data: bytes) -> bool:
         """Answer one request; returns whether the connection stays open."""
-        if not target.endswith("/chat/completions"):
+        if not target.partition("?")[0].endswith("/chat/completions"):
             await wire.send(self._other(target))
             return True
         try:
@@ -157,7 +160,7 @@ class FakeUpstream:
         except ValueError:
             await wire.send(_response(400, to_json({"error": {"message": "the request is not a JSON object"}})))
             return True
-        group = self._begin(body, headers)
+        group = self._begin(target, headers, body)
         try:
             step = self._step(body)
             if step.delay_s:
@@ -167,11 +170,12 @@ class FakeUpstream:
             self.in_flight -= 1
             self.in_flight_by[group] -= 1
 
-    def _begin(self, body: Body, headers: dict[str, str]) -> str:
+    def _begin(self, target: str, headers: dict[str, str], body: Body) -> str:
         self.request_count += 1
         if self._keep_requests:
             self.requests.append(body)
             self.request_headers.append(headers)
+            self.request_targets.append(target)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
         group = self._group_by(body)
@@ -270,6 +274,8 @@ class _Wire:
 
 
 async def _send_answer(wire: _Wire, step: UpstreamAnswer, body: Body) -> bool:
+    if step.raw is not None:
+        return await _send_raw(wire, step, step.raw)
     if step.body is not None:
         await wire.send(_response(step.status, step.body, step.headers))
         return True
@@ -288,6 +294,23 @@ async def _send_answer(wire: _Wire, step: UpstreamAnswer, body: Body) -> bool:
         data = _SPOILT[step.fault](data)
     await wire.send(_response(step.status, data, step.headers))
     return step.fault != "close_after_answer"
+
+
+async def _send_raw(wire: _Wire, step: UpstreamAnswer, pieces: tuple[RawPiece, ...]) -> bool:
+    framing = {
+        "chunked": {"transfer-encoding": "chunked"},
+        "length": {"content-length": str(sum(len(piece.data) for piece in pieces))},
+        "close": {"connection": "close"},
+    }[step.framing]
+    await wire.send(_head(step.status, {**framing, **step.headers}))
+    for piece in pieces:
+        if piece.after_s:
+            await anyio.sleep(piece.after_s)
+        if piece.data:
+            await wire.send(_chunk(piece.data) if step.framing == "chunked" else piece.data)
+    if step.framing == "chunked":
+        await wire.send(_chunk(b""))
+    return step.framing != "close" and step.headers.get("connection") != "close"
 
 
 async def _reset(wire: _Wire) -> None:
