@@ -31,8 +31,9 @@ import anyio
 import anyio.lowlevel
 import trio
 
-from callboard import Agent, Delta, OpenAIChat, RunFailed, RunPolicy, Runtime, Session
+from callboard import Agent, AttemptFailed, Delta, OpenAIChat, RunFailed, RunPolicy, Runtime, Session
 from callboard.actors.pooled_transport import PooledTransport
+from callboard.actors.retry import RetryPolicy
 from callboard.runtime import Backoff
 from callboard.testing import Body, FakeUpstream, UpstreamAnswer, answer, fault, until_quiet
 
@@ -41,13 +42,21 @@ CALLERS = 60
 SESSIONS = 40
 AGENTS = 3
 ANSWER = " ".join(["piece"] * 6)
+PIECES = len(ANSWER.split())
 PIECE_S = 0.0005
-TURN_S = 0.05
+TURN_S = 0.1
 """About what a turn takes here, with its place in the queue: a cancellation at any time comes within it."""
+SILENCE_S = 0.02
+"""After which a caller goes whose answer hangs."""
 PATIENCE_S = 30.0
 
 Moment = Literal["rounds", "before_first_byte", "mid_stream", "at_commit", "any_time"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
+"""When a turn is to be cancelled."""
+
+Phase = Literal["before_the_request", "before_first_byte", "mid_stream", "at_commit"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""How far it was, as the server and its reader saw it: mid_stream and later are known of streamed turns only."""
 
 Way = Literal["pool", "transport"]
 """Through the client's own connections, or through our pool as an httpx transport, whose slots are its own."""
@@ -74,16 +83,26 @@ class Turn:
     scope: anyio.CancelScope
     rounds: int
     after_s: float
-    pieces: int
+    pieces_max: int
+    requested: bool = False
+    pieces: int = 0
 
     @property
     def text(self) -> str:
         return f"turn {self.number}"
 
+    @property
+    def phase(self) -> Phase:
+        if not self.requested:
+            return "before_the_request"
+        if not self.pieces:
+            return "before_first_byte"
+        return "mid_stream" if self.pieces < PIECES else "at_commit"
+
 
 @dataclass(slots=True)
 class Storm:
-    """The storm; `faults` says what did not hold, `moments` how many were cancelled when, `ends` how runs ended.
+    """The storm; `faults` says what did not hold, `phases` how many were cancelled when, `ends` how runs ended.
 
     `cancelled` and `answered` hold the texts of those turns; a turn without a session is in `cancelled` alone.
     """
@@ -96,7 +115,7 @@ class Storm:
     begun: int = 0
     cancelled: set[str] = field(default_factory=set[str])
     answered: set[str] = field(default_factory=set[str])
-    moments: Counter[str] = field(default_factory=Counter[str])
+    phases: Counter[str] = field(default_factory=Counter[str])
     ends: Counter[str] = field(default_factory=Counter[str])
     faults: list[str] = field(default_factory=list[str])
 
@@ -124,10 +143,10 @@ class Storm:
         turn = Turn(
             number=self.begun,
             moment=dice.choice(MOMENTS),
-            scope=anyio.CancelScope(deadline=anyio.current_time() + 0.5),  # some answers never come
+            scope=anyio.CancelScope(),
             rounds=dice.randrange(12),
             after_s=dice.random() * TURN_S,
-            pieces=dice.randrange(1, 7),
+            pieces_max=dice.randrange(1, PIECES),
         )
         self.begun += 1
         self.running[turn.number] = turn
@@ -143,17 +162,18 @@ class Storm:
             del self.running[turn.number]
         if turn.scope.cancelled_caught:
             self.cancelled.add(turn.text)
-            self.moments[turn.moment] += 1
+            self.phases[turn.phase] += 1
 
     async def _ask(self, turn: Turn, agent: Agent, session: Session | None) -> None:
         if turn.moment in ("mid_stream", "at_commit") or turn.number % 2:
             async with agent.stream(turn.text, session=session) as stream:
-                pieces = 0
                 async for event in stream:
-                    pieces += isinstance(event, Delta)
-                    if turn.moment == "mid_stream" and pieces == turn.pieces:
+                    if isinstance(event, AttemptFailed):
+                        turn.pieces = 0
+                    turn.pieces += isinstance(event, Delta)
+                    if turn.moment == "mid_stream" and turn.pieces == turn.pieces_max:
                         turn.scope.cancel()
-                    if turn.moment == "at_commit" and pieces == 6:
+                    if turn.moment == "at_commit" and turn.pieces == PIECES:
                         turn.scope.deadline = anyio.current_time() + self.dice.random() * 0.002
         else:
             await agent.chat(turn.text, session=session)
@@ -173,19 +193,18 @@ class Storm:
         """What the server says; it is called when a request is there, before the first byte of a response."""
         number = int(body["messages"][-1]["content"].split()[-1])
         turn = self.running.get(number)
-        if turn is not None and turn.moment == "before_first_byte":
+        if turn is None:
+            return answer(ANSWER)
+        turn.requested = True
+        if turn.moment == "before_first_byte":
             turn.scope.cancel()
-        match self.dice.random():
-            case dice if dice < 0.85:
-                return answer(ANSWER, piece_delay_s=PIECE_S)
-            case dice if dice < 0.90:
-                return fault("hang")
-            case dice if dice < 0.94:
-                return fault("hang_mid_stream", ANSWER)
-            case dice if dice < 0.97:
-                return fault("reset_mid_stream", ANSWER)
-            case _:
-                return fault("close_after_answer", ANSWER)
+        dice = self.dice.random()
+        if dice < 0.05:
+            turn.scope.deadline = anyio.current_time() + SILENCE_S
+            return fault("hang" if dice < 0.025 else "hang_mid_stream", ANSWER)
+        if dice < 0.1:
+            return fault("reset_mid_stream" if dice < 0.075 else "close_after_answer", ANSWER)
+        return answer(ANSWER, piece_delay_s=PIECE_S)
 
 
 @asynccontextmanager
@@ -214,7 +233,10 @@ async def play(folder: Path, turns: int, seed: int, way: Way = "pool") -> Storm:
     async with upstream_of(storms) as upstream, Runtime(folder, drain_timeout_s=5.0) as runtime:
         transport = PooledTransport(connections_max=CONNECTIONS) if way == "transport" else None
         slots = CONNECTIONS if transport is None else CALLERS
-        model = OpenAIChat(base_url=upstream.url, model="fake", connections_max=slots, transport=transport)
+        quick = RetryPolicy(first_s=0.005, max_s=0.01)
+        model = OpenAIChat(
+            base_url=upstream.url, model="fake", connections_max=slots, retries=quick, transport=transport
+        )
         idle = [model.aclose, *([transport.aclose] if transport is not None else [])]
         policy = RunPolicy(attempts_max=2, backoff=Backoff(first_s=0.005, max_s=0.01))
         agents = [Agent(f"Agent{n}", model=model, runtime=runtime, policy=policy) for n in range(AGENTS)]
@@ -262,7 +284,7 @@ async def check_runs(storm: Storm, sessions: Sequence[Session]) -> None:
         storm.must(told[0::2] == asked and len(told) == 2 * len(asked), f"the history of {session.id} has torn turns")
         stored.update(asked)
     storm.must(storm.answered <= stored, f"{len(storm.answered - stored)} turns were answered and are not stored")
-    storm.moments["committed_all_the_same"] = len(storm.cancelled & stored)
+    storm.phases["committed_all_the_same"] = len(storm.cancelled & stored)
 
 
 async def check_slots(storm: Storm, upstream: FakeUpstream, agent: Agent, sessions: Sequence[Session]) -> None:
@@ -295,7 +317,7 @@ def main() -> int:
         "way": options.way,
         "seconds": round(time.monotonic() - began_s, 1),
     }
-    print(json.dumps({**line, "begun": storm.begun, "cancelled": len(storm.cancelled), **storm.moments, **storm.ends}))
+    print(json.dumps({**line, "begun": storm.begun, "cancelled": len(storm.cancelled), **storm.phases, **storm.ends}))
     for text in storm.faults[:20]:
         print(f"does not hold: {text}")
     print("the storm passed" if not storm.faults else "the storm left something behind")
