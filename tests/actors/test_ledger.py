@@ -48,6 +48,15 @@ class Stored:
             self.ledger.ended.pop(run_id, None)
         return True
 
+    def erase(self) -> None:
+        self.commit()
+        self.ledger.erase()
+        self.commit()
+
+    def resume_turn(self, number: int, run_id: str, steps: int, at_ms: int) -> None:
+        self.commit()
+        self.ledger.resume_turn(number, self.archive.run("s", run_id), steps=steps, at_ms=at_ms)
+
     @property
     def head(self) -> SessionHead:
         head = self.archive.head("s")
@@ -342,6 +351,24 @@ def test_journal_with_a_hole_is_not_read_as_if_it_had_none() -> None:
         stored.archive.steps("s", 1)
 
 
+def check_messages(stored: Stored, texts: list[str]) -> None:
+    messages, head = stored.archive.messages("s"), stored.archive.head("s")
+    assert [message.text for message in messages] == texts
+    assert [message.seq for message in messages] == list(range(1, len(texts) + 1))
+    assert head == stored.ledger.head
+    assert head is None or head.message_count == len(texts)
+    assert len(stored.entries(Index.UPDATED)) == (head is not None)
+
+
+def check_open(stored: Stored, statuses: dict[str, str], steps: Counter[str]) -> None:
+    still_open = sorted(id.encode() for id, status in statuses.items() if status in ("queued", "running", "waiting"))
+    assert stored.entries(Index.OPEN_RUN) == still_open
+    assert sorted(id.encode() for id in stored.ledger.runs) == still_open
+    kept = [count for id, count in steps.items() if statuses[id] in ("running", "waiting", "interrupted")]
+    assert len(stored.store.scan(STREAM, Table.STEP)) == sum(kept)
+    assert list(check_sessions(stored.store)) == []
+
+
 def resumable(statuses: dict[str, str]) -> list[str]:
     return [id for id, status in statuses.items() if status in ("waiting", "interrupted")]
 
@@ -384,11 +411,9 @@ def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[st
             ledger.pause_turn(RunEnd("waiting"), (ApprovalRequest(opened.run_id, "c", "pay"),), at_ms=at_ms)
             statuses[opened.run_id] = "waiting"
         elif op == "resume" and opened is None and (at_rest := resumable(statuses)):
-            stored.commit()
             turn += 1
-            record = stored.archive.run("s", at_rest[0])
-            ledger.resume_turn(turn, record, steps=steps[record.id], at_ms=at_ms)
-            statuses[record.id] = "running"
+            stored.resume_turn(turn, at_rest[0], steps[at_rest[0]], at_ms)
+            statuses[at_rest[0]] = "running"
         elif op == "give up" and ledger.head.paused_runs:
             run_id = ledger.head.paused_runs[-1]
             ledger.end_paused(ledger.runs[run_id], RunEnd("cancelled", "no"), steps=steps[run_id], at_ms=at_ms)
@@ -401,26 +426,13 @@ def test_store_holds_what_was_asked_of_the_ledger_in_whatever_order(ops: list[st
             ledger.move_run(ledger.runs[run_id], RunEnd("cancelled", "no"), at_ms=at_ms)
             statuses[run_id] = "cancelled"
         elif op == "erase":
-            stored.commit()
-            ledger.erase()
-            stored.commit()
-            texts.clear()
-            statuses.clear()
-            steps.clear()
+            stored.erase()
+            for told in (texts, statuses, steps):
+                told.clear()
         elif op == "commit":
             stored.commit()
     stored.commit()
 
-    assert [message.text for message in stored.archive.messages("s")] == texts
-    assert [message.seq for message in stored.archive.messages("s")] == list(range(1, len(texts) + 1))
+    check_messages(stored, texts)
     assert {record.id: record.status for record in stored.archive.runs("s")} == statuses
-    still_open = sorted(id.encode() for id, status in statuses.items() if status in ("queued", "running", "waiting"))
-    assert stored.entries(Index.OPEN_RUN) == still_open
-    assert sorted(id.encode() for id in ledger.runs) == still_open
-    kept = [count for id, count in steps.items() if statuses[id] in ("running", "waiting", "interrupted")]
-    assert len(stored.store.scan(STREAM, Table.STEP)) == sum(kept)
-    assert list(check_sessions(stored.store)) == []
-    head = stored.archive.head("s")
-    assert head == ledger.head
-    assert head is None or head.message_count == len(texts)
-    assert len(stored.entries(Index.UPDATED)) == (head is not None)
+    check_open(stored, statuses, steps)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import anyio
 import pytest
 from msgspec.structs import replace
-from tool_turns import ALL_CALLS, World, agent_of, cut_off, results_of, say
+from tool_turns import ALL_CALLS, World, agent_of, cut_off, results_of, say, what_is_open
 
 from callboard import (
     Agent,
@@ -28,7 +28,7 @@ from callboard import (
 )
 from callboard.actors.archive import Archive
 from callboard.actors.session_records import step_key, stream_of
-from callboard.store import Batch, Index, MemoryStore, Row, Table
+from callboard.store import Batch, MemoryStore, Row, Table
 from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel
 
@@ -80,11 +80,6 @@ class FailingStore(MemoryStore):
 async def only_run(session: Session) -> RunRecord:
     (record,) = await session.runs()
     return record
-
-
-def what_is_open(runtime: Runtime) -> int:
-    """Runs that the store calls open, and entries of journals."""
-    return len(runtime.store.scan_index(Index.OPEN_RUN)) + len(runtime.store.scan(stream_of("s"), Table.STEP))
 
 
 async def played() -> RecordingStore:

@@ -1,11 +1,11 @@
 """The calls of one answer: side by side up to a limit, each with its own context, and what their failures become."""
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias, cast
 
 import anyio
 import pytest
+from slow_store import SlowStore
 
 from callboard import (
     Agent,
@@ -20,9 +20,9 @@ from callboard import (
     ToolContext,
     ToolFinished,
 )
+from callboard.actors.archive import Archive
 from callboard.actors.tools import NeedsApproval, Tool, tool
-from callboard.store import Batch, MemoryStore, Table
-from callboard.store.contract import Refusal
+from callboard.store import MemoryStore, Table
 from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -32,23 +32,6 @@ def calls_of(*calls: tuple[str, str]) -> ScriptedModel:
     """A model that asks for these calls, (tool, arguments) each, and then answers."""
     asked = [ToolCall(f"c{number}", name, arguments) for number, (name, arguments) in enumerate(calls)]
     return ScriptedModel([model_answer(tool_calls=asked), "done"])
-
-
-class Disk(MemoryStore):
-    """Commits on the runtime's thread and takes a while, as a disk does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.commits = 0
-
-    @property
-    def inline(self) -> bool:
-        return False
-
-    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
-        self.commits += 1
-        time.sleep(0.01)
-        return super().commit(batches)
 
 
 def results_of(messages: tuple[Message, ...]) -> list[str]:
@@ -111,19 +94,27 @@ def test_call_is_journaled_before_it_begins_and_its_result_before_the_next_answe
     run(body)
 
 
-def test_calls_that_settle_together_share_their_way_to_the_disk(run_in_real_time: Run) -> None:
+def test_calls_that_settle_while_a_result_is_on_its_way_are_stored_together(run_in_real_time: Run) -> None:
     async def body() -> None:
-        store = Disk()
+        store = SlowStore()
 
         async def look() -> str:
             return "seen"
 
-        async with Runtime.on(lambda: store) as runtime:
+        async with Runtime.on(lambda: store) as runtime, anyio.create_task_group() as tasks:
             model = calls_of(*[("look", "")] * 8)
-            reply = await Agent("A", model=model, session=Session(runtime, "s"), tools=[look]).chat("go")
+            agent = Agent("A", model=model, session=Session(runtime, "s"), tools=[look])
+            store.held = True
+            tasks.start_soon(agent.chat, "go")
+            journaled = list[int]()
+            for _ in range(5):  # the turn, the answer, a result, the seven others, the end
+                await store.wait_for_commit()
+                await anyio.wait_all_tasks_blocked()
+                journaled.append(len(store.scan("session:s", Table.STEP)))
+                store.let()
 
-            assert results_of(reply.messages) == ["seen"] * 8
-            assert 4 <= store.commits <= 6  # the turn, the answer, the results, the end: 11 if each went by itself
+        assert journaled == [0, 0, 1, 2, 3]
+        assert results_of(tuple(Archive(store.reopened()).messages("s"))) == ["seen"] * 8
 
     run_in_real_time(body)
 

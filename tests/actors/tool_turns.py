@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.lowlevel
+import pytest
 
-from callboard import Agent, Message, ModelAnswer, ModelRequest, RunPolicy, Session, ToolCall, ToolContext
+from callboard import Agent, Message, ModelAnswer, ModelRequest, RunPolicy, Runtime, Session, ToolCall, ToolContext
 from callboard.actors.approvals import Approver
 from callboard.actors.conversation import INTERRUPTED_RESULT, units
+from callboard.actors.errors import ApprovalRequired
+from callboard.actors.session_records import stream_of
 from callboard.actors.tools import NeedsApproval, Tool
 from callboard.runtime import Backoff
+from callboard.store import Index, Table
 from callboard.testing import ModelScript, ScriptedModel, model_answer
 
 ROUNDS = 2
@@ -98,3 +102,25 @@ def results_of(messages: Iterable[Message]) -> dict[str, str]:
 def cut_off(result: str) -> bool:
     """True for the result of a call that was interrupted."""
     return result == INTERRUPTED_RESULT
+
+
+async def paused(agent: Agent, text: str = "go") -> ApprovalRequired:
+    """Chat until the run pauses."""
+    with pytest.raises(ApprovalRequired) as caught:
+        await agent.chat(text)
+    return caught.value
+
+
+async def approve_all(agent: Agent, run_id: str) -> str:
+    """Approve whatever comes, one answer at a time; the last answer."""
+    for _ in range(10):
+        try:
+            return (await agent.resume(run_id, approve=True)).text
+        except ApprovalRequired:
+            continue
+    pytest.fail("it asks for ever")
+
+
+def what_is_open(runtime: Runtime) -> int:
+    """Runs of all sessions that the store calls open, and entries of journals in session "s"."""
+    return len(runtime.store.scan_index(Index.OPEN_RUN)) + len(runtime.store.scan(stream_of("s"), Table.STEP))
