@@ -91,7 +91,7 @@ def as_decisions(approve: object, pending: Sequence[ApprovalRequest]) -> Decisio
     if not isinstance(approve, Mapping):
         denied = as_denied(approve)
         return dict.fromkeys((call.index for call in pending), denied)
-    places = {call.call_id: call.index for call in pending}
+    places: dict[object, int] = {call.call_id: call.index for call in pending}
     decisions: Decisions = {}
     for call_id, verdict in cast("Mapping[object, object]", approve).items():
         if call_id not in places:
@@ -99,7 +99,7 @@ def as_decisions(approve: object, pending: Sequence[ApprovalRequest]) -> Decisio
             raise ValueError(
                 f"approve= names the call {call_id!r}, which does not wait for a verdict; waiting: {waiting}"
             )
-        decisions[places[cast("str", call_id)]] = as_denied(verdict)
+        decisions[places[call_id]] = as_denied(verdict)
     return decisions
 
 

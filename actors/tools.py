@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast, overload
+from typing import Any, Literal, TypeAlias, cast, get_args, overload
 
 import anyio
 import anyio.lowlevel
@@ -316,7 +316,7 @@ def _checked_timeout(timeout_s: object, name: str) -> float | None:
 
 
 def _checked_on_error(on_error: object, name: str) -> OnError:
-    if on_error != "result" and on_error != "fail":
+    if on_error not in get_args(OnError):
         raise ValueError(f'tool {name}: on_error must be "result" or "fail", not {on_error!r}')
     return cast("OnError", on_error)
 

@@ -96,7 +96,7 @@ def test_call_is_journaled_before_it_begins_and_its_result_before_the_next_answe
 
 def test_calls_that_settle_while_a_result_is_on_its_way_are_stored_together(run_in_real_time: Run) -> None:
     async def body() -> None:
-        store = SlowStore()
+        store, journaled = SlowStore(), list[int]()
 
         async def look() -> str:
             return "seen"
@@ -106,7 +106,6 @@ def test_calls_that_settle_while_a_result_is_on_its_way_are_stored_together(run_
             agent = Agent("A", model=model, session=Session(runtime, "s"), tools=[look])
             store.held = True
             tasks.start_soon(agent.chat, "go")
-            journaled = list[int]()
             for _ in range(5):  # the turn, the answer, a result, the seven others, the end
                 await store.wait_for_commit()
                 await anyio.wait_all_tasks_blocked()
