@@ -28,9 +28,8 @@ def _tokens(work: str, row: str, *, at_least: float) -> Iterator[Target]:
     """How many times the others' tokens; the limit is for both event loops beside the openai client."""
     for other in OTHERS:
         beside, limit = f"{other} on {{backend}}", at_least if other == "openai" else None
-        for ours, whose, judged in (("client", "", limit), ("turn", " of turns", None)):
-            backends = backends_of(other)
-            yield Target(work + whose, row, "tokens_per_cpu_s", beside, limit=judged, backends=backends, ours=ours)
+        yield Target(work, row, "tokens_per_cpu_s", beside, limit=limit, backends=backends_of(other), ours="client")
+    yield Target(f"{work}, turns", row, "tokens_per_cpu_s", "openai on {backend}", ours="turn")
 
 
 def _of_ours(work: str, row: str, figure: str, against: str) -> Target:
