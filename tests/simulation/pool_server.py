@@ -11,7 +11,7 @@ import os
 import ssl
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from socket import SO_LINGER, SOL_SOCKET
@@ -62,9 +62,12 @@ class Peer:
         self._server = server
         self._received = b""
         self._places = itertools.count()
+        self._closed = False
 
     async def request(self) -> Heard | None:
-        """The next request, or None where the client has closed."""
+        """The next request, or None where either side has closed."""
+        if self._closed:
+            return None  # asyncio has read ahead: what came then was not heard by the server that closed
         try:
             while b"\r\n\r\n" not in self._received:
                 self._received += await self.stream.receive()
@@ -89,11 +92,14 @@ class Peer:
 
     async def reset(self) -> None:
         """RST: what the client has not read by now it never will."""
+        self._closed = True
         raw: Any = self.stream.extra(SocketAttribute.raw_socket)
-        raw.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # it is closed already, where the client was first
+            raw.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
         await anyio.aclose_forcefully(self.stream)
 
     async def close(self) -> None:
+        self._closed = True
         await anyio.aclose_forcefully(self.stream)
 
     async def wait_closed(self) -> None:
