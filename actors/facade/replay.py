@@ -20,7 +20,7 @@ Source: VCR's cassettes for the form; FACTS.md, "Wire truth", for the ones in te
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -137,19 +137,38 @@ def replay(exchange: RecordedExchange) -> UpstreamAnswer:
 
 
 def _raw(piece: Any) -> RawPiece:
-    match piece:
-        case str(text):
-            return RawPiece(text.encode())
-        case {"data": data, **rest} if rest.keys() <= {"after_s"}:
-            return RawPiece(b"data: " + to_json(data) + b"\n\n", **rest)
-        case {"hex": str(digits), **rest} if rest.keys() <= {"after_s"}:
-            return RawPiece(bytes.fromhex(digits), **rest)
-        case {"json": data, **rest} if rest.keys() <= {"after_s"}:
-            return RawPiece(to_json(data), **rest)
-        case {"text": str(text), **rest} if rest.keys() <= {"after_s"}:
-            return RawPiece(text.encode(), **rest)
+    if isinstance(piece, str):
+        return RawPiece(piece.encode())
+    if _is_object(piece):
+        after_s = piece.get("after_s", 0.0)
+        forms = [(name, value) for name, value in piece.items() if name != "after_s"]
+        if len(forms) == 1 and isinstance(after_s, int | float):
+            data = _bytes_of(*forms[0])
+            if data is not None:
+                return RawPiece(data, after_s)
+    raise ValueError(f"a piece of a recorded response is a text, or has data, hex, json or text: not {piece!r}")
+
+
+def _bytes_of(form: str, value: Any) -> bytes | None:
+    match form, value:
+        case "data", _:
+            return b"data: " + to_json(value) + b"\n\n"
+        case "json", _:
+            return to_json(value)
+        case "hex", str():
+            return bytes.fromhex(value)
+        case "text", str():
+            return value.encode()
         case _:
-            raise ValueError(f"a piece of a recorded response is a text, or has data, hex, json or text: not {piece!r}")
+            return None
+
+
+def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def departures(
@@ -170,29 +189,28 @@ def departures(
 
 
 def _compare(expected: Any, actual: Any, place: str, found: list[str]) -> None:
-    if isinstance(expected, dict) and isinstance(actual, dict):
-        ours, theirs = cast(dict[str, Any], expected), cast(dict[str, Any], actual)
-        for name, value in ours.items():
-            if name in theirs:
-                _compare(value, theirs[name], f"{place}.{name}".strip("."), found)
+    if _is_object(expected) and _is_object(actual):
+        for name, value in expected.items():
+            inner = f"{place}.{name}".strip(".")
+            if name in actual:
+                _compare(value, actual[name], inner, found)
             else:
-                found.append(f"{place}.{name}".strip(".") + " is missing")
-    elif isinstance(expected, list) and isinstance(actual, list):
-        wanted, got = cast(list[Any], expected), cast(list[Any], actual)
-        if len(wanted) != len(got):
-            found.append(f"{place} has {len(got)} items, not {len(wanted)}")
-        for at, (value, other) in enumerate(zip(wanted, got, strict=False)):
-            _compare(value, other, f"{place}.{at}".strip("."), found)
+                found.append(f"{inner} is missing")
+    elif _is_list(expected) and _is_list(actual):
+        if len(expected) != len(actual):
+            found.append(f"{place} has {len(actual)} items, not {len(expected)}")
+        for at, (value, other) in enumerate(zip(expected, actual, strict=False)):
+            _compare(value, other, f"{place}.{at}", found)
     elif expected != actual:
         found.append(f"{place} is {actual!r}, not {expected!r}")
 
 
 def _stands(names: list[str], value: Any) -> bool:
     for name in names:
-        if isinstance(value, list) and name.isdecimal() and int(name) < len(cast(list[Any], value)):
-            value = cast(list[Any], value)[int(name)]
-        elif isinstance(value, dict) and name in value:
-            value = cast(dict[str, Any], value)[name]
+        if _is_list(value) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        elif _is_object(value) and name in value:
+            value = value[name]
         else:
             return False
     return True

@@ -237,18 +237,18 @@ def test_fields_of_errors_beside_an_answer_that_name_none_are_read_over(nothing:
 # --- oddities around an answer ---
 
 
-@pytest.mark.parametrize(
-    "oddity",
-    [
-        {"model": 7},
-        {"usage": [1]},
-        {"object": 1, "code": {}, "created": "now"},
-        {"choices": [{"index": "0", "delta": {"content": "a"}}]},
-        {"choices": [{"delta": {"content": "a", "role": 3, "annotations": [], "audio": None}}]},
-        {"choices": [{"index": None, "delta": {"content": "a", "tool_calls": None, "refusal": None}}]},
-        {"choices": [{"index": 0.0, "delta": {"content": "a", "tool_calls": [], "reasoning_details": []}}]},
-    ],
-)
+ODDITIES: list[dict[str, Any]] = [
+    {"model": 7},
+    {"usage": [1]},
+    {"object": 1, "code": {}, "created": "now"},
+    {"choices": [{"index": "0", "delta": {"content": "a"}}]},
+    {"choices": [{"delta": {"content": "a", "role": 3, "annotations": [], "audio": None}}]},
+    {"choices": [{"index": None, "delta": {"content": "a", "tool_calls": None, "refusal": None}}]},
+    {"choices": [{"index": 0.0, "delta": {"content": "a", "tool_calls": [], "reasoning_details": []}}]},
+]
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
 def test_whatever_is_odd_around_the_answer_does_not_cost_it(oddity: dict[str, Any]) -> None:
     answer, deltas = join({**chunk({"content": "a"}), **oddity}, chunk(finish_reason="stop"))
 
@@ -285,42 +285,38 @@ def test_a_part_of_the_content_that_is_nothing_is_no_answer(content: list[Any]) 
 def test_an_answer_is_heard_with_its_first_piece_and_not_before() -> None:
     joiner = AnswerJoiner()
     heard: list[bool] = []
-    for piece in (chunk({"role": "assistant", "content": ""}), {"choices": [], "usage": {}}, chunk({"content": "a"})):
+    nothing: dict[str, Any] = {"choices": [], "usage": {}}
+    for piece in (chunk({"role": "assistant", "content": ""}), nothing, chunk({"content": "a"})):
         joiner.take(json.dumps(piece).encode())
         heard.append(joiner.heard)
 
     assert heard == [False, False, True]
 
 
-TEXTS = st.text(max_size=3)
-SAID = st.fixed_dictionaries(
+TEXTS = st.none() | st.text(max_size=3)
+CALL = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+SAID: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
-        "content": st.none() | TEXTS,
-        "reasoning_content": st.none() | TEXTS,
-        "reasoning": st.none() | TEXTS,
-        "refusal": st.none() | TEXTS,
+        "content": TEXTS,
+        "reasoning_content": TEXTS,
+        "reasoning": TEXTS,
+        "refusal": TEXTS,
         "reasoning_details": st.none() | st.lists(st.integers(), max_size=2),
         "extra_content": st.none() | st.just({"google": "s"}),
-        "tool_calls": st.none() | st.just([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}]),
+        "tool_calls": st.none() | st.just([CALL]),
     },
 )
-EVENTS = st.lists(
-    st.builds(
-        lambda said, finish_reason, around: {"choices": [{"delta": said, "finish_reason": finish_reason}], **around},
-        SAID,
-        st.sampled_from([None, None, None, "stop"]),
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "usage": st.none() | st.just({"prompt_tokens": 3}),
-                "model": st.none() | TEXTS,
-                "error": st.none(),
-            },
-        ),
-    ),
-    min_size=1,
+AROUND: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {}, optional={"usage": st.none() | st.just({"prompt_tokens": 3}), "model": TEXTS, "error": st.none()}
 )
+
+
+def event(said: dict[str, Any], finish_reason: str | None, around: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"delta": said, "finish_reason": finish_reason}], **around}
+
+
+EVENTS = st.lists(st.builds(event, SAID, st.sampled_from([None, None, None, "stop"]), AROUND), min_size=1)
 
 
 @given(EVENTS)
