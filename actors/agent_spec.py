@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ..runtime.budget import Backoff
+from ..runtime.options import check_number
 from .approvals import Approver
 from .instructions import Instructions
 from .model import Model, ModelSettings
@@ -40,12 +41,18 @@ class RunPolicy(Struct, frozen=True):
     tool_calls_at_once: int = 8
 
     def __post_init__(self) -> None:
-        if self.attempts_max < 1 or self.model_calls_max < 1 or not self.timeout_s > 0:
-            raise ValueError(f"a run has at least one attempt, one model call and some time: {self}")
-        if self.output_repairs_max < 0:
-            raise ValueError(f"output_repairs_max must be 0 or more, not {self.output_repairs_max}")
-        if self.tool_calls_at_once < 1:
-            raise ValueError(f"at least one tool call runs at once: {self}")
+        least = {"attempts_max": 1, "model_calls_max": 1, "output_repairs_max": 0, "tool_calls_at_once": 1}
+        for name, minimum in least.items():
+            value: object = getattr(self, name)
+            if type(value) is not int:
+                raise TypeError(f"{name} must be a whole number, not {value!r}")
+            if value < minimum:
+                raise ValueError(f"{name} must be {minimum} or more, not {value}")
+        check_number("timeout_s", self.timeout_s)
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0, not {self.timeout_s}")
+        if not isinstance(self.backoff, Backoff):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"backoff must be a Backoff, as in Backoff(first_s=0.5, max_s=8.0), not {self.backoff!r}")
 
 
 @dataclass(slots=True, weakref_slot=True)

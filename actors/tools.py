@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args, overload
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import msgspec
+from anyio.lowlevel import RunVar
 from msgspec import UNSET
 
 from .limits import TOOL_RESULT_BYTES_MAX, reason_of
@@ -45,6 +47,9 @@ __all__ = [
     "tool",
     "tool_schema",
 ]
+
+TOOL_THREADS_MAX = 40
+"""Calls of one sync tool at once, in all runs together: as many as anyio has threads for a whole program."""
 
 _log = logging.getLogger("callboard.tools")
 
@@ -91,6 +96,7 @@ class Tool:
     """
 
     __slots__ = (
+        "__weakref__",
         "_approval",
         "_context_names",
         "_decoder",
@@ -156,7 +162,7 @@ class Tool:
     async def call(self, arguments: str, context: ToolContext) -> ToolResult:
         """The function's result as text, or what went wrong as text; a str as it is, everything else as JSON.
 
-        A sync function runs in a worker thread, since it may block.
+        A sync function runs in a worker thread, since it may block; up to 40 calls of it at once, the others wait.
 
         Cancellation: passes through. An async function is cancelled. A thread cannot be: a sync function goes on
         unwatched, unless it asks by `anyio.from_thread.check_cancelled()`. On asyncio, a function that awaits a task or
@@ -166,12 +172,15 @@ class Tool:
         if isinstance(given, ToolResult):
             return given
         values = {**given, **dict.fromkeys(self._context_names, context)}
+        work = _Work(self.function, values, begun=self._is_async)
         if self.timeout_s is None:
-            return await self._outcome(values)
+            return await self._outcome(work)
         with anyio.move_on_after(self.timeout_s):
-            return await self._outcome(values)
-        late = TimeoutError(f"it took longer than its {self.timeout_s:g} s and was given up; it may have had an effect")
-        return self._failed(str(late), late)
+            return await self._outcome(work)
+        reason = f"it took longer than its {self.timeout_s:g} s and was given up; it may have had an effect"
+        if not work.begun:
+            reason = f"it did not begin: {TOOL_THREADS_MAX} calls of it run, none has ended for {self.timeout_s:g} s"
+        return self._failed(reason, TimeoutError(reason))
 
     def _given(self, arguments: str) -> dict[str, Any] | ToolResult:
         """Only what the model gave: the function's own defaults fill the rest, whatever objects they are."""
@@ -184,9 +193,9 @@ class Tool:
             return ToolResult(f"Error: the arguments of {self.name} do not fit: {reason}", is_error=True, cause=error)
         return {key: value for key in given.__struct_fields__ if (value := getattr(given, key)) is not UNSET}
 
-    async def _outcome(self, values: dict[str, Any]) -> ToolResult:
+    async def _outcome(self, work: "_Work") -> ToolResult:
         try:
-            result = await self._run(values)
+            result = await self._run(work)
             content = _encodable(result if isinstance(result, str) else _json_text(result))
         except Exception as error:  # noqa: BLE001 -- whatever a user's function raises is the tool's answer
             return self._failed(reason_of(error), error)
@@ -208,13 +217,25 @@ class Tool:
         content = f"Error: {self.name} failed: {reason}"
         return ToolResult(content, is_error=True, cause=cause, fails_run=self.on_error == "fail")
 
-    async def _run(self, values: dict[str, Any]) -> object:
+    async def _run(self, work: "_Work") -> object:
         if self._is_async:
-            return await self.function(**values)
-        # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
-        work = partial(_in_list, self.function, values)
-        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return await self.function(**work.values)
+        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads_of(self))
         return await result if inspect.isawaitable(result) else result
+
+
+@dataclass(slots=True)
+class _Work:
+    """A call of a function; `begun` once it is under way. In a thread, called itself."""
+
+    function: ToolFunction
+    values: dict[str, Any]
+    begun: bool
+
+    def __call__(self) -> list[Any]:
+        # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
+        self.begun = True
+        return [self.function(**self.values)]
 
 
 class ToolSet:
@@ -290,8 +311,22 @@ def tool_schema(function: ToolFunction) -> ToolSchema:
     return Tool(function).schema
 
 
-def _in_list(function: ToolFunction, values: dict[str, Any]) -> list[Any]:
-    return [function(**values)]
+_limiters: RunVar[WeakKeyDictionary[Tool, anyio.CapacityLimiter]] = RunVar("callboard_tool_threads")
+
+
+def _threads_of(tool: Tool) -> anyio.CapacityLimiter:
+    """The threads that this tool may have, in this event loop.
+
+    They are its own: a thread cannot be cut off, so a tool that hangs keeps those that it has (trio), and must not take
+    them from other tools, or from the look-ups of names.
+    """
+    limiters = _limiters.get(None)
+    if limiters is None:
+        limiters = WeakKeyDictionary()
+        _limiters.set(limiters)
+    if tool not in limiters:
+        limiters[tool] = anyio.CapacityLimiter(TOOL_THREADS_MAX)
+    return limiters[tool]
 
 
 def _json_text(result: object) -> str:

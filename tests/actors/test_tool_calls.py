@@ -65,10 +65,25 @@ def test_calls_of_one_answer_run_side_by_side_up_to_the_limit(run: Run, at_once:
     run(body)
 
 
-@pytest.mark.parametrize("at_once", [0, -1])
-def test_at_least_one_call_runs_at_once(at_once: int) -> None:
-    with pytest.raises(ValueError, match="at least one tool call runs at once"):
-        RunPolicy(tool_calls_at_once=at_once)
+@pytest.mark.parametrize(
+    ("option", "error", "reason"),
+    [
+        ({"tool_calls_at_once": 0}, ValueError, "tool_calls_at_once must be 1 or more, not 0"),
+        ({"model_calls_max": -1}, ValueError, "model_calls_max must be 1 or more, not -1"),
+        ({"output_repairs_max": -1}, ValueError, "output_repairs_max must be 0 or more, not -1"),
+        ({"attempts_max": 1.5}, TypeError, r"attempts_max must be a whole number, not 1\.5"),
+        ({"attempts_max": True}, TypeError, "attempts_max must be a whole number, not True"),
+        ({"timeout_s": "5"}, TypeError, "timeout_s is a number, not '5'"),
+        ({"timeout_s": 0}, ValueError, "timeout_s must be above 0, not 0"),
+        ({"timeout_s": float("nan")}, ValueError, "timeout_s is a number, not nan"),
+        ({"backoff": 3}, TypeError, "backoff must be a Backoff"),
+    ],
+)
+def test_policy_that_no_run_can_keep_is_refused_at_the_door(
+    option: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        RunPolicy(**option)
 
 
 def test_call_is_journaled_before_it_begins_and_its_result_before_the_next_answer(run: Run) -> None:

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 from msgspec import Struct
 
-from callboard.actors.tools import Tool, ToolContext, ToolResult
+from callboard.actors.tools import TOOL_THREADS_MAX, Tool, ToolContext, ToolResult
 
 CONTEXT = ToolContext(agent="Support", run_id="r1")
 BACKENDS = ["trio", "asyncio"]
@@ -147,3 +147,37 @@ def test_cancellation_does_not_wait_for_a_thread(backend: str) -> None:
         return was_still_running
 
     assert anyio.run(body, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sync_tool_that_hangs_takes_no_thread_from_others_and_a_call_without_one_says_so(backend: str) -> None:
+    released = threading.Event()
+    begun: list[int] = []
+
+    def hangs(number: int) -> None:
+        begun.append(number)
+        released.wait(10)
+
+    def quick() -> str:
+        return "done"
+
+    async def body() -> list[str]:
+        hanging, results = Tool(hangs, timeout_s=0.3), list[str]()
+
+        async def call(number: int) -> None:
+            results.append((await hanging.call(f'{{"number": {number}}}', CONTEXT)).content)
+
+        async with anyio.create_task_group() as group:
+            for number in range(TOOL_THREADS_MAX + 2):
+                group.start_soon(call, number)
+        with anyio.fail_after(5):
+            assert (await Tool(quick).call("", CONTEXT)).content == "done"
+            await anyio.getaddrinfo("127.0.0.1", 80)
+        released.set()
+        return results
+
+    results = anyio.run(body, backend=backend)
+
+    given_up = [text for text in results if "was given up; it may have had an effect" in text]
+    not_begun = [text for text in results if "did not begin: 40 calls of it run" in text]
+    assert (len(given_up), len(not_begun), len(begun)) == (TOOL_THREADS_MAX, 2, TOOL_THREADS_MAX)

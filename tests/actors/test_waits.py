@@ -290,7 +290,7 @@ def test_an_agent_refuses_what_it_is_not_made_of_and_says_what_it_wants(
 
 
 def test_a_run_policy_leaves_room_for_one_attempt() -> None:
-    with pytest.raises(ValueError, match="at least one attempt"):
+    with pytest.raises(ValueError, match="attempts_max must be 1 or more, not 0"):
         RunPolicy(attempts_max=0)
 
 
