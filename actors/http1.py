@@ -141,8 +141,9 @@ class ResponseParser:
     # The head.
 
     def _read_head(self, data: bytes) -> None:
+        seen_bytes = max(len(self._rest) - 2, 0)  # or a head that comes byte by byte takes seconds
         data = self._rest + data if self._rest else data
-        found = _HEAD_END.search(data)
+        found = _HEAD_END.search(data, seen_bytes)
         size_bytes = self._head_bytes + (found.end() if found else len(data))
         if size_bytes > self._head_bytes_max:
             raise HttpError(f"a head of more than {self._head_bytes_max} bytes")
@@ -228,8 +229,9 @@ class ResponseParser:
         self._missing = missing
 
     def _read_trailers(self, data: bytes) -> None:
+        seen_bytes = max(len(self._rest) - 2, 0)
         data = self._rest + data
-        found = _HEAD_END.search(data)
+        found = _HEAD_END.search(data, seen_bytes)
         if (found.end() if found else len(data)) > self._head_bytes_max:
             raise HttpError(f"trailers of more than {self._head_bytes_max} bytes")
         if found is None:

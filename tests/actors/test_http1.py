@@ -184,6 +184,16 @@ def test_no_response_takes_more_time_than_its_length(data: bytes) -> None:
     assert took_s < 0.5
 
 
+def test_a_head_that_comes_byte_by_byte_takes_no_more_than_a_second() -> None:
+    data = OK + b"x: y\r\n" * 10_000 + b"\r\n"
+    began_s = time.process_time()
+    taken = fits(data, 1, head_bytes_max=64 * 1024)
+    took_s = time.process_time() - began_s
+
+    assert taken
+    assert took_s < 1.5
+
+
 # Requests.
 
 

@@ -1,0 +1,168 @@
+"""The bare socket: connecting to names with several addresses, and bytes in and out, whatever is cancelled."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from both_backends import on_both_backends
+from pool_server import Peer, open_sockets, serve, until
+
+from callboard.actors.socket_stream import STAGGER_S, connect
+
+NAME = "127.0.0.1"
+
+
+@contextmanager
+def names(**addresses: list[tuple[str, int]]) -> Iterator[None]:
+    """Let these names have these addresses and ports."""
+    families = {".": socket.AF_INET, ":": socket.AF_INET6}
+
+    async def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        return [
+            (next(family for mark, family in families.items() if mark in address), socket.SOCK_STREAM, 6, "", each)
+            for address, _ in addresses[host]
+            for each in [(address, dict(addresses[host])[address])]
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anyio, "getaddrinfo", look_up)
+        yield
+
+
+@contextmanager
+def black_hole(address: str) -> Iterator[int]:
+    """A port there that answers nobody: its queue of connections is full."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind((address, 0))
+        listener.listen(0)
+        for each in (first, second):
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def refused(address: str) -> int:
+    """A port there where nobody listens."""
+    with socket.socket() as tried:
+        tried.bind((address, 0))
+        return int(tried.getsockname()[1])
+
+
+async def says_where(peer: Peer) -> None:
+    await peer.send(b"here")
+    await peer.wait_closed()
+
+
+async def heard_at(name: str) -> bytes:
+    stream = await connect(name, 1)
+    try:
+        return await stream.receive()
+    finally:
+        stream.close()
+
+
+@on_both_backends
+async def test_an_address_that_refuses_is_passed_over_at_once() -> None:
+    async with serve(says_where) as server:
+        with names(host=[("127.0.0.2", refused("127.0.0.2")), (NAME, server.port)]), anyio.fail_after(STAGGER_S):
+            heard = await heard_at("host")
+
+        assert heard == b"here"
+
+
+@on_both_backends
+async def test_an_address_that_does_not_answer_is_not_waited_for() -> None:
+    before = open_sockets()
+    async with serve(says_where) as server:
+        with black_hole("127.0.0.2") as port, names(host=[("127.0.0.2", port), (NAME, server.port)]):
+            began_s = anyio.current_time()
+            heard = await heard_at("host")
+            took_s = anyio.current_time() - began_s
+
+        assert heard == b"here"
+        assert STAGGER_S <= took_s < 8 * STAGGER_S
+    assert open_sockets() == before
+
+
+@on_both_backends
+async def test_of_addresses_that_all_answer_one_connection_stays() -> None:
+    before = open_sockets()
+    async with serve(says_where) as one, serve(says_where, host="127.0.0.2") as other:
+        with names(host=[(NAME, one.port), ("127.0.0.2", other.port)]):
+            await heard_at("host")
+        await until(lambda: one.connections_open + other.connections_open == 0)
+
+        assert one.connections_total == 1
+    assert open_sockets() == before
+
+
+@on_both_backends
+async def test_where_no_address_answers_the_first_ones_error_is_told_and_the_others_below_it() -> None:
+    before = open_sockets()
+    ports = {address: refused(address) for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4")}
+    with names(host=list(ports.items())), pytest.raises(ConnectionRefusedError) as caught:
+        await connect("host", 1)
+
+    assert "(3 sub-exceptions)" in str(caught.value.__cause__)
+    assert open_sockets() == before
+
+
+@on_both_backends
+async def test_a_name_without_addresses_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="not known"):
+        await connect("no-such-host.invalid", 80)
+
+
+@on_both_backends
+async def test_cancelled_while_it_connects_it_leaves_no_socket() -> None:
+    before = open_sockets()
+    with black_hole("127.0.0.2") as one, black_hole("127.0.0.3") as other:
+        for addresses in ([("127.0.0.2", one)], [("127.0.0.2", one), ("127.0.0.3", other)]):
+            with names(host=addresses), anyio.move_on_after(1.2 * STAGGER_S) as scope:
+                await connect("host", 1)
+
+            assert scope.cancelled_caught
+    assert open_sockets() == before
+
+
+@on_both_backends
+async def test_a_read_that_is_cancelled_loses_nothing() -> None:
+    async def talk(peer: Peer) -> None:
+        for number in range(50):
+            await peer.send(b"%d," % number)
+            await anyio.sleep(0.001)
+
+    async with serve(talk) as server:
+        stream = await connect(NAME, server.port)
+        heard, cancelled = b"", 0
+        while not heard.endswith(b"49,"):
+            with anyio.move_on_after(0.0005) as scope:
+                heard += await stream.receive()
+            cancelled += scope.cancelled_caught
+        stream.close()
+
+        assert heard == b"".join(b"%d," % number for number in range(50))
+        assert cancelled > 3
+
+
+@on_both_backends
+async def test_what_the_system_does_not_take_at_once_goes_out_later_and_in_order() -> None:
+    sent = bytes(range(256)) * 100_000
+    received = bytearray()
+    done = anyio.Event()
+
+    async def talk(peer: Peer) -> None:
+        while len(received) < len(sent):
+            received.extend(await peer.stream.receive())
+        done.set()
+
+    async with serve(talk) as server:
+        stream = await connect(NAME, server.port)
+        await stream.send(sent)
+        await done.wait()
+        stream.close()
+
+        assert bytes(received) == sent
