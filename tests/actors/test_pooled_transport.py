@@ -1,28 +1,19 @@
-"""The pool over real sockets: what is taken is given back, and what is broken is never given out."""
+"""The pool as an httpx transport, over real sockets: its slots, its order, and all that httpx may ask of it."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 import httpx
 import pytest
+from both_backends import on_both_backends, run_on
+from pool_server import Peer, chunked, response, serve, until
 
 from callboard.actors.pooled_transport import STARTED, PooledTransport, PoolStatistics
 from callboard.testing import FakeUpstream, answer, fault
 
 EMPTY = PoolStatistics(in_use=0, waiting=0, idle=0)
-
-
-def on_both_backends(body: Callable[[], Awaitable[None]]) -> Callable[[str], None]:
-    async def guarded() -> None:
-        with anyio.fail_after(30):
-            await body()
-
-    @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-    def test(backend: str) -> None:
-        anyio.run(guarded, backend=backend)
-
-    return test
 
 
 def request_to(upstream: FakeUpstream, *, stream: bool = False) -> httpx.Request:
@@ -44,11 +35,6 @@ async def post(
         return await response.aread()
     finally:
         await response.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - counters of a server and of a pool have no event
-        await anyio.sleep(0.001)
 
 
 @on_both_backends
@@ -190,7 +176,7 @@ def test_a_reused_connection_that_dies_before_the_response_costs_one_free_retry(
             assert b"second" in retried
             assert (upstream.request_count, upstream.connections_total) == (3, 2)
 
-    anyio.run(body, backend=backend)
+    run_on(body, backend)
 
 
 @on_both_backends
@@ -286,5 +272,119 @@ def test_one_pool_serves_one_event_loop_after_the_other() -> None:
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="connections_max must be at least 1"):
+    with pytest.raises(ValueError, match="connections_max"):
         PooledTransport(connections_max=0)
+
+
+# As httpx uses it.
+
+
+@on_both_backends
+async def test_who_waits_for_a_slot_gets_it_in_the_order_of_asking() -> None:
+    pool = PooledTransport(connections_max=1)
+    order: list[int] = []
+    async with FakeUpstream(lambda _: answer("a", delay_s=0.001)) as upstream:
+        async with anyio.create_task_group() as tasks:
+            for number in range(30):
+                tasks.start_soon(lambda n=number: post(pool, upstream, started=lambda: order.append(n)))
+                await until(lambda n=number: pool.statistics().waiting + len(order) > n)
+        await pool.aclose()
+
+        assert order == list(range(30))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "PUT", "PATCH"])
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_every_method_goes_its_way(method: str, backend: str) -> None:
+    async def talk(peer: Peer) -> None:
+        while heard := await peer.request():
+            data = response(heard.line.encode())
+            await peer.send(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == "HEAD" else data)
+
+    async def body() -> None:
+        async with serve(talk) as server, httpx.AsyncClient(transport=PooledTransport()) as client:
+            for _ in range(2):
+                got = await client.request(method, f"http://127.0.0.1:{server.port}/a?b=c")
+
+                assert got.text == ("" if method == "HEAD" else f"{method} /a?b=c HTTP/1.1")
+            assert server.connections_total == 1
+            assert {heard.headers.get("content-length") for heard in server.heard} == {
+                "0" if method in ("PUT", "PATCH") else None
+            }
+
+    run_on(body, backend)
+
+
+@pytest.mark.parametrize("stage", ["head", "body"])
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_httpx_read_timeout_holds_for_each_read(stage: str, backend: str) -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        if stage == "body":
+            await peer.send(response(b"four")[:-1])
+        await peer.wait_closed()
+
+    async def body() -> None:
+        transport = PooledTransport()
+        async with serve(talk) as server, httpx.AsyncClient(transport=transport) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get(f"http://127.0.0.1:{server.port}/", timeout=httpx.Timeout(5, read=0.03))
+            await until(lambda: server.connections_open == 0)
+
+            assert transport.statistics() == EMPTY
+
+    run_on(body, backend)
+
+
+@on_both_backends
+async def test_a_body_that_keeps_coming_is_not_timed_out() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        head, _, body = chunked(b"steady", b"and", b"slow").partition(b"\r\n\r\n")
+        await peer.send(head + b"\r\n\r\n")
+        for byte in body:
+            await anyio.sleep(0.01)
+            await peer.send(bytes((byte,)))
+
+    async with serve(talk) as server, httpx.AsyncClient(transport=PooledTransport()) as client:
+        got = await client.get(f"http://127.0.0.1:{server.port}/", timeout=0.2)
+
+        assert got.text == "steadyandslow"
+        assert got.elapsed.total_seconds() > 0.2
+
+
+@on_both_backends
+async def test_a_line_break_in_a_header_goes_to_no_server() -> None:
+    pool = PooledTransport()
+    async with FakeUpstream() as upstream:
+        request = request_to(upstream)
+        request.headers["x-evil"] = "a\r\nx-more: b"
+        with pytest.raises(httpx.LocalProtocolError):
+            await pool.handle_async_request(request)
+
+        assert upstream.request_count == 0
+        assert pool.statistics() == EMPTY
+
+
+def test_one_pool_serves_event_loops_in_several_threads_at_once() -> None:
+    pool = PooledTransport(connections_max=2)
+    totals: list[int] = []
+
+    async def body() -> None:
+        async with FakeUpstream() as upstream:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(30):
+                    tasks.start_soon(post, pool, upstream)
+            await pool.aclose()
+            await until(lambda: upstream.connections_open == 0)
+            totals.append(upstream.connections_total)
+
+            assert pool.statistics() == EMPTY
+
+    threads = [threading.Thread(target=run_on, args=(body, backend)) for backend in ("trio", "asyncio") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert totals == [2] * 4

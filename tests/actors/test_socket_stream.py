@@ -1,7 +1,7 @@
 """The bare socket: connecting to names with several addresses, and bytes in and out, whatever is cancelled."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ NAME = "127.0.0.1"
 
 
 @contextmanager
-def names(**addresses: list[tuple[str, int]]) -> Iterator[None]:
+def names(**addresses: list[tuple[str, int]]) -> Generator[None]:
     """Let these names have these addresses and ports."""
     families = {".": socket.AF_INET, ":": socket.AF_INET6}
 
@@ -33,7 +33,7 @@ def names(**addresses: list[tuple[str, int]]) -> Iterator[None]:
 
 
 @contextmanager
-def black_hole(address: str) -> Iterator[int]:
+def black_hole(address: str) -> Generator[int]:
     """A port there that answers nobody: its queue of connections is full."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind((address, 0))
