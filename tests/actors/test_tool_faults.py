@@ -180,4 +180,7 @@ def test_sync_tool_that_hangs_takes_no_thread_from_others_and_a_call_without_one
 
     given_up = [text for text in results if "was given up; it may have had an effect" in text]
     not_begun = [text for text in results if "did not begin: 40 calls of it run" in text]
-    assert (len(given_up), len(not_begun), len(begun)) == (TOOL_THREADS_MAX, 2, TOOL_THREADS_MAX)
+    assert len(given_up) + len(not_begun) == TOOL_THREADS_MAX + 2
+    assert len(given_up) == len(begun)
+    if backend == "trio":  # asyncio gives a thread's place away when it is given up: who waits may still begin
+        assert len(not_begun) == 2
