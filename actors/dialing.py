@@ -75,7 +75,8 @@ def environment_proxy(url: httpx.URL) -> Proxy | None:
         httpx.UnsupportedProtocol: it is not an http proxy.
     """
     proxies = getproxies()
-    if not proxies or proxy_bypass(url.host):
+    # With the port: a name in NO_PROXY may have one.
+    if not proxies or proxy_bypass(f"{url.host}:{url.port or _DEFAULT_PORTS[url.scheme]}"):
         return None
     text = proxies.get(url.scheme) or proxies.get("all")
     if not text:
@@ -105,6 +106,8 @@ async def dial(route: Route, *, ssl_context: ssl.SSLContext | None = None) -> tu
     try:
         plain = await connect(proxy.host if proxy else route.host, proxy.port if proxy else route.port)
     except OSError as error:
+        if proxy is not None:
+            raise httpx.ProxyError(f"{proxy.host}:{proxy.port}, the environment's proxy: {error}") from error
         raise httpx.ConnectError(str(error)) from error
     if route.scheme == "http":
         return plain, plain

@@ -6,17 +6,23 @@ Source: OpenAI's and Azure's API references (addresses, headers).
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
 
+from ..runtime.options import check_kind
 from .providers import PROVIDERS, Provider, provider_named, provider_of
 
 __all__ = ["Endpoint", "address_of", "find_endpoint"]
 
 _CHAT = "/chat/completions"
 _OTHER_SERVER = "for another server give base_url=... or set OPENAI_BASE_URL"
+
+
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie", "proxy-authorization")
 
 
 @dataclass(slots=True, frozen=True)
@@ -27,6 +33,12 @@ class Endpoint:
     url: httpx.URL
     headers: httpx.Headers
     api_key: str | None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of the headers no error may show: keys, with and without the word before them."""
+        values = [self.headers[name] for name in _SECRET_HEADERS if name in self.headers]
+        return (*values, *(value.rpartition(" ")[2] for value in values))
 
     @property
     def where(self) -> str:
@@ -54,6 +66,10 @@ def find_endpoint(
     Raises:
         ValueError: something is missing or malformed; the text names the argument and its environment variable.
     """
+    check_kind("base_url", base_url, str, example='"http://127.0.0.1:8080/v1"')
+    check_kind("provider", provider, (str, Provider), example='"ollama"')
+    check_kind("api_key", api_key, str, example='"sk-..."')
+    check_kind("headers", headers, Mapping, example='{"x-team": "support"}')
     named = provider_named(provider) if isinstance(provider, str) else provider
     given = base_url or (named and named.base_url) or os.environ.get("OPENAI_BASE_URL") or None
     if given is None and named is None and (api_key or os.environ.get("OPENAI_API_KEY")):
@@ -116,7 +132,13 @@ def _chat_below(url: httpx.URL, provider: Provider) -> httpx.URL:
 
 def _checked_headers(provider: Provider, api_key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
     ours = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-    theirs = {name.lower(): value for name, value in headers.items()}
+    theirs: dict[str, str] = {}
+    for name, value in headers.items():
+        check_kind(f"headers[{name!r}]", value, str, example='"support"')
+        fits = value.isascii() and value.isprintable() and value == value.strip()
+        if not fits or not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"headers[{name!r}] has characters that no header may have, or spaces around it")
+        theirs[name.lower()] = value
     if api_key is not None:
         if not (api_key.isascii() and api_key.isprintable()) or api_key != api_key.strip():
             raise ValueError(

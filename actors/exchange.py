@@ -16,10 +16,12 @@ Source: OpenAI API reference, chat completions; FACTS.md, "The client that follo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 import anyio
 import httpx
+import msgspec
 
 from .dialect import Dialect
 from .errors import BadRequest, BadResponse, ModelError, ModelUnavailable, Stalled, Truncated
@@ -54,7 +56,8 @@ class Server:
     """Scheme, host and port, as errors name the server: without path, query and credentials."""
     upstream: Upstream
     dialect: Dialect
-    api_key: str | None
+    secrets: tuple[str, ...]
+    """What of its headers no error may show."""
     first_byte_timeout_s: float
     progress_timeout_s: float
     timeout_s: float
@@ -112,6 +115,7 @@ class Exchange:
         now = anyio.current_time()
         self._ends_at = now + self._server.timeout_s
         self._set_clock(self._server.first_byte_timeout_s if self._streamed else self._server.timeout_s, now)
+        self._moved_at = -inf  # the first piece moves it in any case: from then on another deadline holds
         with self._scope:
             try:
                 await self._converse()
@@ -188,6 +192,8 @@ class Exchange:
             try:
                 events = parser.feed(chunk)
             except ValueError as error:
+                if self._whole:
+                    return
                 raise self._bad_response(str(error)) from None
             self._take_events(joiner, events)
         self._take_events(joiner, parser.close())
@@ -201,7 +207,13 @@ class Exchange:
             if data == b"[DONE]":
                 self._done = True
                 continue
-            deltas = self._take(joiner, data, "an event of the stream")
+            try:
+                deltas = self._take(joiner, data, "an event of the stream")
+            except ModelError:
+                if joiner.finish_reason is None:
+                    raise
+                self._done = True  # the answer is whole: what is wrong behind it costs the connection
+                continue
             progress = progress or bool(deltas)
             self._show(deltas)
         self._whole = joiner.finish_reason is not None
@@ -269,8 +281,16 @@ class Exchange:
         return BadResponse(f"{self._server.where} sent {what}", status=200, request_id=self._request_id)
 
     def _hidden(self) -> Iterator[str]:
-        yield self._server.api_key or ""
-        yield from sorted((message.text for message in self._request.messages), key=len, reverse=True)
+        """What no error may show: keys, and what the messages say, as it is and as JSON has it."""
+        said: set[str] = set()
+        for message in self._request.messages:
+            parts = message.content if isinstance(message.content, list) else ()
+            said.update(part["text"] for part in parts if isinstance(part.get("text"), str))
+            said.update(call.arguments for call in message.tool_calls)
+            said.add(message.text)
+        escaped = {msgspec.json.encode(text).decode()[1:-1] for text in said}
+        yield from self._server.secrets
+        yield from sorted(said | escaped, key=len, reverse=True)
 
 
 async def _read_all(response: UpstreamResponse, bytes_max: int) -> bytes | None:

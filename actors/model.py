@@ -47,6 +47,10 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True, gc=False):
     parallel_tool_calls: bool | None = None
     extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise TypeError(f"stop is a tuple of texts: for one write stop=({self.stop!r},)")
+
 
 class OutputSchema(Struct, frozen=True):
     """The form that an answer's text is to have: JSON that fits a schema.

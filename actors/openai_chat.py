@@ -12,6 +12,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from ..runtime.options import check_kind, check_number
 from .dialect import Dialect, MaxTokensField
 from .endpoint import find_endpoint
 from .exchange import Exchange, Server
@@ -57,7 +58,7 @@ class OpenAIChat:
         client: a whole httpx client (its auth, proxies, hooks); the caller closes it.
 
     Raises:
-        ValueError: an argument is missing or malformed; the text names it and its environment variable.
+        ValueError, TypeError: an argument is missing or malformed; the text names it and its environment variable.
     """
 
     def __init__(
@@ -80,6 +81,11 @@ class OpenAIChat:
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
+        check_kind("settings", settings, ModelSettings, example="ModelSettings(temperature=0)")
+        check_kind("retries", retries, RetryPolicy, example="RetryPolicy(retries_max=3)")
+        check_kind("model", model, str, example='"gpt-4o"')
+        check_kind("transport", transport, httpx.AsyncBaseTransport, example="httpx.AsyncHTTPTransport()")
+        check_kind("client", client, httpx.AsyncClient, example="httpx.AsyncClient()")
         if transport is not None and client is not None:
             raise ValueError("give either transport or client: a client has its own transport")
         timeouts = {
@@ -88,6 +94,7 @@ class OpenAIChat:
             "first_byte_timeout_s": progress_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s,
         }
         for name, seconds in timeouts.items():
+            check_number(name, seconds)
             if not seconds > 0:
                 raise ValueError(f"{name} must be positive, not {seconds}")
         endpoint = find_endpoint(base_url=base_url, provider=provider, api_key=api_key, headers=headers)
@@ -110,7 +117,7 @@ class OpenAIChat:
                 stream_usage=stream_usage,
                 send_extra=send_extra,
             ),
-            api_key=endpoint.api_key,
+            secrets=endpoint.secrets,
             **timeouts,
         )
 
@@ -126,8 +133,8 @@ class OpenAIChat:
         """Answer the request, streamed if `on_delta` is given; see `Model.complete`.
 
         Raises:
-            ModelError: see `callboard.actors.errors`. The text names the server and holds neither the key nor the
-                messages.
+            ModelError: see `callboard.actors.errors`. The text names the server and holds no key, nor a text of the
+                messages where the server repeats it whole.
             Exception: what `on_delta` raised; the connection is closed.
 
         Cancellation: the connection is closed at once and the slot in the pool is free.

@@ -17,8 +17,9 @@ import httpx
 from anyio.lowlevel import RunVar
 from msgspec import Struct
 
+from ..runtime.options import check_count
 from .dialing import Route, route_to
-from .http1 import encode_head
+from .http1 import HttpError, encode_head
 from .pool import IDLE_S, ConnectionPool, PooledResponse
 
 __all__ = ["CONNECTIONS_MAX", "STARTED", "PoolStatistics", "PooledBody", "PooledTransport"]
@@ -90,8 +91,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     def __init__(
         self, *, connections_max: int = CONNECTIONS_MAX, idle_s: float = IDLE_S, trust_env: bool = True
     ) -> None:
-        if connections_max < 1:
-            raise ValueError(f"connections_max must be at least 1, not {connections_max}")
+        check_count("connections_max", connections_max, least=1)
         self._connections_max = connections_max
         self._trust_env = trust_env
         self._pool = ConnectionPool(idle_s=idle_s)
@@ -181,7 +181,10 @@ async def _encode(request: httpx.Request, route: Route) -> bytes:
             headers.append((b"proxy-authorization", route.proxy.authorization))
     if content or request.method in ("POST", "PUT", "PATCH"):
         headers.append((b"content-length", str(len(content)).encode("ascii")))
-    return encode_head(request.method.encode("ascii"), target, headers) + content
+    try:
+        return encode_head(request.method.encode("ascii"), target, headers) + content
+    except HttpError as error:
+        raise httpx.LocalProtocolError(str(error)) from None
 
 
 def _reading_within(timeout_s: float | None) -> AbstractContextManager[object]:

@@ -29,6 +29,7 @@ import anyio
 from anyio.lowlevel import RunVar
 from msgspec import Struct
 
+from ..runtime.options import check_count
 from ..runtime.waking import Waker, current_backend
 from .errors import ModelError, RateLimited
 from .model import ModelAnswer
@@ -169,8 +170,7 @@ class ProviderGate:
     """
 
     def __init__(self, *, connections_max: int = 1000, policy: RetryPolicy | None = None) -> None:
-        if connections_max < 1:
-            raise ValueError(f"connections_max must be at least 1, not {connections_max}")
+        check_count("connections_max", connections_max, least=1)
         self._connections_max = connections_max
         self._policy = policy or RetryPolicy()
         # The name is unique because anyio before 4.9 keys by it.

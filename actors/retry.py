@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from ..runtime.options import check_number
+from ..runtime.options import check_count, check_number
 from .errors import ModelError, ModelUnavailable, RateLimited, Refused, Stalled, Truncated
 
 __all__ = ["NextTry", "RetryBudget", "RetryPolicy", "Tries", "Verdict", "verdict"]
@@ -68,6 +68,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             check_number(name, getattr(self, name))
+        check_count("retries_max", self.retries_max, least=0)
         if self.retries_max < 0 or self.retry_after_s_max < 0 or self.rate_limit_patience_s < 0:
             raise ValueError(
                 "a retry policy has retries_max, retry_after_s_max and rate_limit_patience_s of 0 or more, not "

@@ -85,6 +85,7 @@ BY_EXCEPTION: tuple[tuple[type[Exception], type[ModelError], str], ...] = (
     (httpx.TooManyRedirects, BadRequest, "it redirects without end"),
     (httpx.ConnectTimeout, ModelUnavailable, "no connection within the timeout"),
     (httpx.ConnectError, ModelUnavailable, "no connection"),
+    (httpx.UnsupportedProtocol, BadRequest, "there is no way to it"),
     (httpx.ProxyError, ModelUnavailable, "the proxy failed"),
     (httpx.TimeoutException, ModelUnavailable, "timed out"),
     (httpx.RemoteProtocolError, ModelUnavailable, "the connection ended in the middle, or it is no HTTP server"),
@@ -138,8 +139,8 @@ def _parse(decoded: Any) -> ServerError:
             return ServerError(_detail_text(detail))
         case {"message": str()} | {"object": "error"}:
             return _parse_object(decoded)
-        case [dict() as first]:  # Gemini's
-            return _parse(first)
+        case [dict()]:  # Gemini's
+            return _parse(decoded[0])
         case _:
             return ServerError()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .actor import Actor
 
-__all__ = ["check_factory", "check_interval", "check_number", "check_opener"]
+__all__ = ["check_count", "check_factory", "check_interval", "check_kind", "check_number", "check_opener"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -22,6 +22,29 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} is a number, not {value!r}{hint}")
     if math.isnan(value):
         raise ValueError(f"{name} is a number, not nan")
+
+
+def check_count(name: str, value: Any, *, least: int) -> None:
+    """That an option is a whole number, and at least so many.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is less.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], *, example: str) -> None:
+    """That an option is None or of its type. The value is not shown: it may be a secret.
+
+    Raises:
+        TypeError: it is not; the text has the example.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}= is of type {type(value).__name__}: give it as in {name}={example}")
 
 
 def check_factory(factory: Any) -> None:

@@ -273,7 +273,8 @@ async def test_who_cannot_be_reached_is_a_connect_error() -> None:
         Route("http", NAME, server.port),
         Route("https", NAME, server.port),
         Route("http", "no-such-host.invalid", 80),
-        Route("https", "far.example", 443, Proxy(NAME, server.port)),
     ):
         with pytest.raises(httpx.ConnectError):
             await dial(route)
+    with pytest.raises(httpx.ProxyError, match=f"{server.port}, the environment's proxy"):
+        await dial(Route("https", "far.example", 443, Proxy(NAME, server.port)))

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from callboard import Message, Model, ModelRequest, OpenAIChat
+from callboard import Message, Model, ModelRequest, ModelSettings, OpenAIChat
 from callboard.testing import FakeUpstream
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -42,6 +42,40 @@ def test_what_is_missing_or_malformed_is_named(options: dict[str, Any], names: l
         OpenAIChat(**options)
 
     assert [name for name in names if name not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"settings": {"temperature": 0}}, "settings"),
+        ({"retries": 3}, "retries"),
+        ({"client": httpx.Client()}, "client"),
+        ({"transport": httpx.HTTPTransport()}, "transport"),
+        ({"timeout_s": "5"}, "timeout_s"),
+        ({"connections_max": 1.5}, "connections_max"),
+        ({"api_key": 5}, "api_key"),
+        ({"provider": 5}, "provider"),
+        ({"model": 5}, "model"),
+        ({"headers": [("x", "y")]}, "headers"),
+        ({"headers": {"x": 5}}, "headers"),
+    ],
+)
+def test_what_is_of_another_type_is_named_at_the_door(options: dict[str, Any], name: str) -> None:
+    given: dict[str, Any] = {"base_url": "http://host/v1", "model": "m", **options}
+
+    with pytest.raises(TypeError, match=name):
+        OpenAIChat(**given)
+
+
+@pytest.mark.parametrize("header", [{"x": "a\nb"}, {"x": " a"}, {"x y": "a"}, {"x": "ä"}])
+def test_a_header_that_no_server_would_take_is_refused_at_the_door(header: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="headers"):
+        OpenAIChat(base_url="http://host/v1", model="m", headers=header)
+
+
+def test_a_stop_that_is_one_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match=r"\('END',\)"):
+        ModelSettings(stop="END")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # what is refused
 
 
 def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
