@@ -134,7 +134,7 @@ class AnswerJoiner:
             if said is not None and choice.finish_reason is None and not choice.index and choice.message is None:
                 text = said.content
                 if type(text) is str and text and _is_text_only(said):
-                    if piece.model is not None and type(piece.model) is str:
+                    if piece.model and type(piece.model) is str:
                         self._model = piece.model
                     self._content.append(text)
                     self.heard = True
@@ -191,6 +191,8 @@ class AnswerJoiner:
             match part:
                 case str(text) | {"type": "text", "text": str(text)}:
                     self._add_text(text, deltas)
+                case {"type": "text"}:
+                    raise UnusableAnswer("a part of the content is a text without one")
                 case dict():
                     self._content.append(cast(dict[str, Any], part))
                     if thought := _thought(part):
@@ -214,7 +216,7 @@ class AnswerJoiner:
         kept = self._kept.get(name)
         if isinstance(value, list) and isinstance(kept, list):
             self._kept[name] = kept + value  # a list comes in pieces like the text, an object as a whole
-        elif value is not None:
+        elif value:
             self._kept[name] = value
 
     def finish(self, *, request_id: str | None) -> ModelAnswer:

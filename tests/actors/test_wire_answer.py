@@ -282,6 +282,12 @@ def test_a_part_of_the_content_that_is_nothing_is_no_answer(content: list[Any]) 
         join(chunk({"content": content}))
 
 
+@pytest.mark.parametrize("part", [{"type": "text"}, {"type": "text", "text": 5}, {"type": "text", "text": None}])
+def test_a_part_that_says_to_be_text_and_has_none_is_no_answer(part: dict[str, Any]) -> None:
+    with pytest.raises(UnusableAnswer, match="a text without one"):
+        join(chunk({"content": ["a", part]}, finish_reason="stop"))
+
+
 def test_an_answer_is_heard_with_its_first_piece_and_not_before() -> None:
     joiner = AnswerJoiner()
     heard: list[bool] = []
@@ -326,3 +332,68 @@ def test_the_short_way_of_ordinary_events_gives_what_the_long_way_gives(events: 
     longer = [{**event, "choices": [*event["choices"], {"index": 1, "delta": {"content": "?"}}]} for event in events]
 
     assert join(*events, end) == join(*longer, end)
+
+
+NAMES = st.sampled_from(
+    [
+        *(
+            "choices",
+            "index",
+            "delta",
+            "message",
+            "content",
+            "text",
+            "type",
+            "thinking",
+            "tool_calls",
+            "function",
+            "name",
+        ),
+        *("arguments", "id", "finish_reason", "usage", "model", "error", "code", "detail", "object", "refusal"),
+        *("reasoning", "reasoning_content", "reasoning_details", "extra_content"),
+    ]
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["text", "thinking"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+)
+PARTS = st.lists(
+    st.fixed_dictionaries({"type": st.sampled_from(["text", "thinking"])}, optional={"text": JSON, "thinking": JSON})
+)
+DELTAS = st.dictionaries(NAMES, JSON) | st.fixed_dictionaries({"content": PARTS})
+NEARLY_EVENTS = st.fixed_dictionaries(
+    {
+        "choices": st.lists(st.fixed_dictionaries({"delta": st.dictionaries(NAMES, JSON)}), min_size=1, max_size=2)
+        | JSON
+    },
+    optional={"usage": JSON, "error": JSON, "model": JSON, "message": JSON},
+)
+
+
+END = chunk(finish_reason="stop")
+
+
+@given(st.lists(NEARLY_EVENTS | JSON, max_size=4))
+def test_whatever_comes_is_taken_or_refused_with_one_of_three_errors(events: list[Any]) -> None:
+    joiner = AnswerJoiner()
+    try:
+        deltas = [delta for event in [*events, END] for delta in joiner.take(json.dumps(event).encode())]
+        answer = joiner.finish(request_id=None)
+    except (ValueError, ServerErrorInAnswer):
+        return
+
+    assert answer.message.text == "".join(delta.text for delta in deltas if delta.kind == "text")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_taken_or_refused(data: bytes) -> None:
+    joiner = AnswerJoiner()
+    try:
+        joiner.take(data)
+    except (ValueError, ServerErrorInAnswer):
+        assert not joiner.heard
