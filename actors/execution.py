@@ -13,7 +13,7 @@ Where the store does not even take that in time, `turn_over` is left False, and 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import anyio
 from msgspec.structs import replace
@@ -114,11 +114,13 @@ class Execution:
         except ApprovalRequired as pause:
             await self._pause(pause)
             raise
-        except BaseException:
-            # A cancellation, alone or in a group: what trio's own nurseries raise when they are cancelled is one.
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
-                self.end_status = self.stop_status
-                await self._fail(self.stop_status, self.stop_reason)
+                if _is_cancellation(error):
+                    self.end_status = self.stop_status
+                    await self._fail(self.stop_status, self.stop_reason)
+                else:  # a tool or a model raised what is no Exception
+                    await self._fail("failed", f"it crashed with {error!r}")
             raise
         return await self._complete(answer)
 
@@ -312,3 +314,11 @@ class Execution:
         listener = self.spec.listeners.get(self.run_id)
         if listener is not None:
             listener(event)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether it is one, alone or in a group: what trio's own nurseries raise when they are cancelled is a group."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1] is None
+    return isinstance(error, cancelled)

@@ -235,7 +235,10 @@ class _Work:
     def __call__(self) -> list[Any]:
         # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
         self.begun = True
-        return [self.function(**self.values)]
+        try:
+            return [self.function(**self.values)]
+        except SystemExit as error:  # of a command's function: it would end the program from a thread
+            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
 
 
 class ToolSet:
@@ -320,9 +323,10 @@ def _threads_of(tool: Tool) -> anyio.CapacityLimiter:
     They are its own: a thread cannot be cut off, so a tool that hangs keeps those that it has (trio), and must not take
     them from other tools, or from the look-ups of names.
     """
-    limiters = _limiters.get(None)
-    if limiters is None:
-        limiters = WeakKeyDictionary()
+    try:
+        limiters = _limiters.get()
+    except LookupError:
+        limiters = WeakKeyDictionary[Tool, anyio.CapacityLimiter]()
         _limiters.set(limiters)
     if tool not in limiters:
         limiters[tool] = anyio.CapacityLimiter(TOOL_THREADS_MAX)

@@ -11,7 +11,9 @@ import anyio.to_thread
 import pytest
 from msgspec import Struct
 
+from callboard import Agent, RunFailed, Runtime, Session, ToolCall
 from callboard.actors.tools import TOOL_THREADS_MAX, Tool, ToolContext, ToolResult
+from callboard.testing import ScriptedModel, model_answer
 
 CONTEXT = ToolContext(agent="Support", run_id="r1")
 BACKENDS = ["trio", "asyncio"]
@@ -184,3 +186,36 @@ def test_sync_tool_that_hangs_takes_no_thread_from_others_and_a_call_without_one
     assert len(given_up) == len(begun)
     if backend == "trio":  # asyncio gives a thread's place away when it is given up: who waits may still begin
         assert len(not_begun) == 2
+
+
+class Abort(BaseException):
+    """What is raised to end a program, and is no Exception."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tool_that_leaves_the_program_fails_its_call_alone(backend: str) -> None:
+    def command() -> str:
+        raise SystemExit(3)
+
+    result = call(command, backend=backend)
+
+    assert result.content == "Error: tool failed: RuntimeError: it called sys.exit(3)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tool_that_raises_what_is_no_exception_fails_the_run_and_the_record_says_so_too(backend: str) -> None:
+    async def abort() -> str:
+        raise Abort("enough")
+
+    async def body() -> None:
+        asks = model_answer(tool_calls=[ToolCall(id="c1", name="abort")])
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = Agent("a", model=ScriptedModel([asks]), session=session, tools=[abort])
+            with pytest.raises(RunFailed, match="enough"):
+                await agent.chat("go")
+            (run,) = await session.runs()
+
+            assert (run.status, "enough" in (run.error or "")) == ("failed", True)
+
+    anyio.run(body, backend=backend)
