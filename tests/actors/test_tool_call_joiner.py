@@ -68,6 +68,12 @@ def test_without_index_and_id_each_name_opens_a_call_and_gets_an_id() -> None:
     assert len({call_id for call_id, _, _ in calls}) == 2
 
 
+def test_a_name_that_comes_late_belongs_to_the_last_call() -> None:
+    assert calls_of(call_piece(id="a", arguments="{"), call_piece(name="f"), call_piece(arguments="}")) == [
+        ("a", "f", "{}")
+    ]
+
+
 def test_an_id_that_comes_late_belongs_to_its_index() -> None:
     assert calls_of(call_piece(0, name="f"), call_piece(0, id="a", arguments="{}")) == [("a", "f", "{}")]
 

@@ -200,6 +200,31 @@ def test_however_a_text_is_cut_its_deltas_joined_are_the_answers_text(text: str,
     assert answer.message.text == "".join(delta.text for delta in deltas) == "".join(pieces)
 
 
+@pytest.mark.parametrize(
+    ("beside", "kept"),
+    [
+        ({"reasoning": "hm"}, {"reasoning": "hm"}),
+        ({"reasoning_content": "hm"}, {"reasoning_content": "hm"}),
+        ({"reasoning_details": [1]}, {"reasoning_details": [1]}),
+        ({"extra_content": {"google": "s"}}, {"extra_content": {"google": "s"}}),
+        ({"refusal": "no"}, {"refusal": "no"}),
+    ],
+)
+def test_what_stands_beside_a_piece_of_text_is_not_lost(beside: dict[str, Any], kept: dict[str, Any]) -> None:
+    answer, _ = join(chunk({"content": "a"}), chunk({"content": "b", **beside}), chunk(finish_reason="stop"))
+
+    assert (answer.message.content, answer.message.extra) == ("ab", kept)
+
+
+def test_parts_of_one_kind_are_joined_with_all_that_either_says() -> None:
+    first = {"type": "thinking", "thinking": [1], "a": 1}
+    second = {"type": "thinking", "thinking": [2], "closed": True}
+
+    answer, _ = join(chunk({"content": [first]}), chunk({"content": [second]}, finish_reason="stop"))
+
+    assert answer.message.content == [{"type": "thinking", "thinking": [1, 2], "a": 1, "closed": True}]
+
+
 # --- errors where an answer should be ---
 
 
