@@ -151,7 +151,8 @@ class _Through:
         self.status = response.status_code
 
     def get(self, name: str, /) -> str | None:
-        return self._response.headers.get(name)
+        value: str | None = self._response.headers.get(name)
+        return value
 
     @property
     def headers(self) -> httpx.Headers:
