@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from callboard.actors.message import Message, Usage
 from callboard.actors.model import Delta, ModelAnswer
@@ -158,6 +158,15 @@ def test_a_whole_body_is_read_like_a_stream_of_one() -> None:
     assert first.id != second.id
     assert first.id.isalnum()
     assert len(first.id) == 9
+
+
+def test_calls_of_a_whole_body_are_apart_though_a_server_gives_all_one_id() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+    answer, _ = join({"choices": [{"index": 0, "message": {"tool_calls": [call, call]}, "finish_reason": "stop"}]})
+
+    assert [call.arguments for call in answer.message.tool_calls] == ["{}", "{}"]
+    assert len({call.id for call in answer.message.tool_calls}) == 2
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": [{"index": 0, "message": {"content": None}}]}])
@@ -351,6 +360,8 @@ EVENTS = st.lists(st.builds(event, SAID, st.sampled_from([None, None, None, "sto
 
 
 @given(EVENTS)
+@example([event({"content": "a", "reasoning_details": []}, None, {})])
+@example([event({}, None, {"model": "m"}), event({"content": "a"}, None, {"model": ""})])
 def test_the_short_way_of_ordinary_events_gives_what_the_long_way_gives(events: list[dict[str, Any]]) -> None:
     end = chunk(finish_reason="length")
     # A second choice means nothing, and takes an event off the short way.
@@ -378,7 +389,7 @@ NAMES = st.sampled_from(
         *("reasoning", "reasoning_content", "reasoning_details", "extra_content"),
     ]
 )
-JSON = st.recursive(
+JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
@@ -387,15 +398,14 @@ JSON = st.recursive(
     | st.sampled_from(["text", "thinking"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
 )
-PARTS = st.lists(
-    st.fixed_dictionaries({"type": st.sampled_from(["text", "thinking"])}, optional={"text": JSON, "thinking": JSON})
+PART: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "thinking"])}, optional={"text": JSON, "thinking": JSON}
 )
-DELTAS = st.dictionaries(NAMES, JSON) | st.fixed_dictionaries({"content": PARTS})
+DELTAS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(NAMES, JSON) | st.fixed_dictionaries(
+    {"content": st.lists(PART)}
+)
 NEARLY_EVENTS = st.fixed_dictionaries(
-    {
-        "choices": st.lists(st.fixed_dictionaries({"delta": st.dictionaries(NAMES, JSON)}), min_size=1, max_size=2)
-        | JSON
-    },
+    {"choices": st.lists(st.fixed_dictionaries({"delta": DELTAS}), min_size=1, max_size=2) | JSON},
     optional={"usage": JSON, "error": JSON, "model": JSON, "message": JSON},
 )
 
