@@ -1,7 +1,8 @@
 """Tool calls that a person, or a program in their place, must approve before they run: what is asked, what is said.
 
     needs approval ──► an approver is there: it decides in place, while the turn waits
-                   └─► none is: the run pauses, stored; its turn is given back; agent.resume(run_id, approve=...)
+                   └─► none is, or it fails: the run pauses, stored, and gives its turn back;
+                       agent.resume(run_id, approve=...) goes on
 
 A verdict is True, False, or Denied with a reason; a call that was denied has a result that says so, for the model.
 """

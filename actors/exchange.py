@@ -76,6 +76,7 @@ class Exchange:
         "_joiner",
         "_moved_at",
         "_on_delta",
+        "_raised",
         "_request",
         "_request_id",
         "_scope",
@@ -98,6 +99,7 @@ class Exchange:
         self._joiner: AnswerJoiner | None = None  # made when something comes: thousands may wait at once
         self._scope = anyio.CancelScope()
         self._request_id: str | None = None
+        self._raised: Exception | None = None
         self._whole = False
         self._done = False
         self._ends_at = 0.0
@@ -120,6 +122,8 @@ class Exchange:
             try:
                 await self._converse()
             except (httpx.HTTPError, httpx.StreamError) as error:
+                if error is self._raised:
+                    raise
                 if not self._whole:
                     raise error_of_transport(error, where=self._server.where) from error
         if self._scope.cancelled_caught and not self._whole:
@@ -210,7 +214,7 @@ class Exchange:
             try:
                 deltas = self._take(joiner, data, "an event of the stream")
             except ModelError:
-                if joiner.finish_reason is None:
+                if joiner.finish_reason in (None, "error"):
                     raise
                 self._done = True  # the answer is whole: what is wrong behind it costs the connection
                 continue
@@ -249,7 +253,11 @@ class Exchange:
             for delta in deltas:
                 if delta.text:
                     self.shown = True
-                    on_delta(delta)
+                    try:
+                        on_delta(delta)
+                    except Exception as error:
+                        self._raised = error  # the caller's, whatever it is
+                        raise
 
     def _finish(self) -> ModelAnswer:
         joiner = self._joiner

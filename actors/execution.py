@@ -196,7 +196,10 @@ class Execution:
         model = self.spec.settings.model or self.spec.model.name
         with self.spans.span(model, "model") as span:
             on_delta = self.spec.listeners.get(self.run_id)
-            answer = await self.spec.model.complete(request, on_delta=on_delta)
+            try:
+                answer = await self.spec.model.complete(request, on_delta=on_delta)
+            except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
+                raise RuntimeError(f"the model's own run did not end well: {error}") from error
             check_answer_usage(answer)
             self.usage = self.usage + answer.usage  # what an answer that is refused below has cost was spent
             answer = check_answer(answer)

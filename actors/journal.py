@@ -45,6 +45,7 @@ class Journal:
         self._session = session
         self._writing = anyio.Lock(fast_acquire=True)
         self._gathered = _Gathered()
+        self._in_doubt = False
         self.progress = progress
         self.state: dict[str, Any] = check_metadata(progress.state, what="state")
 
@@ -92,6 +93,11 @@ class Journal:
             usage=usage,
         )
         if self._session is not None:
+            # Cut off here, nobody knows whether the entry is stored; a further one of its number would be taken for it.
+            if self._in_doubt:
+                raise RunFailed(self._run_id, "its journal was cut off in the middle of an entry")
+            self._in_doubt = True
             session = self._session
             await persist(lambda: session.ask(RecordStep(self._run_id, self._turn, step)))
+            self._in_doubt = False
         progress.take(step)

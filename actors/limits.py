@@ -174,6 +174,9 @@ def storable_reason(text: str) -> str:
 def reason_of(error: BaseException) -> str:
     """The error's kind and text as a `storable_reason`, also where its own `__str__` raises."""
     kind = type(error).__name__
+    if isinstance(error, BaseExceptionGroup):  # what its task group says is only how many there are
+        causes = "; ".join(reason_of(cause) for cause in cast("BaseExceptionGroup[BaseException]", error).exceptions)
+        return storable_reason(f"{kind}: {causes}")
     try:
         return storable_reason(f"{kind}: {error}")
     except Exception as failure:  # noqa: BLE001 -- the __str__ of an error is anyone's code

@@ -2,13 +2,15 @@
 
     settled                      stays as it is
     begun, without a result      repeatable: runs again; else the model reads that it was interrupted
-    needs an approval            approved before: runs; an approver is there: it is asked; else the run pauses
+    needs an approval            approved before: runs; an approver is there: it is asked; else, or where the approver
+                                 fails, the run pauses
     else                         runs
 
 A call begins once the journal says so, and counts as done once its result is in it (progress.py). Calls that need
 nothing run before the run pauses for those that do.
 """
 
+import inspect
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from anyio.abc import TaskGroup
 
 from ..store.errors import CallboardError
 from .agent_spec import AgentSpec
-from .approvals import ApprovalRequest, as_denied, denied_result
+from .approvals import ApprovalRequest, Denied, as_denied, denied_result
 from .conversation import INTERRUPTED_RESULT
 from .errors import ApprovalRequired, RunFailed
 from .journal import Journal
@@ -61,7 +63,8 @@ class ToolCalls:
     attempt: int = 1
     _queue: deque[_Call] = field(default_factory=deque[_Call])
     _workers: int = 0
-    _failure: Exception | None = None
+    _failure: CallboardError | None = None
+    _unanswered: list[tuple[_Call, Exception]] = field(default_factory=list[tuple[_Call, Exception]])
     _session: "Session | None" = None
 
     async def begin(self, answer: Message, usage: Usage) -> None:
@@ -71,7 +74,6 @@ class ToolCalls:
             ApprovalRequired: all calls but these have their results.
             RunFailed: a tool failed whose exceptions end the run. The calls beside it were cut off.
             CallboardError: the session or its store refuses. Likewise.
-            Exception: what the approver raised. The calls beside it have their results.
         """
         plan = self._plan(StepProgress(answer))
         first = [index for index, _ in plan.run[: self.spec.policy.tool_calls_at_once]]
@@ -96,6 +98,7 @@ class ToolCalls:
 
     async def _carry_out(self, plan: _Plan) -> None:
         self._failure = None
+        self._unanswered.clear()
         self._queue.clear()
         self._workers = 0
         for index, call in plan.interrupted:
@@ -112,6 +115,8 @@ class ToolCalls:
             raise self._failure
         if plan.ask and not asked:
             raise self._approval_required(plan.ask)
+        if self._unanswered:
+            raise self._approval_required([call for call, _ in self._unanswered]) from self._unanswered[0][1]
 
     def _enqueue(self, place: _Call, tasks: TaskGroup) -> None:
         """Let the call run as soon as fewer than the policy's most are running."""
@@ -144,9 +149,13 @@ class ToolCalls:
         await self._settle(index, call, message, is_error=result.is_error)
 
     async def _ask(self, index: int, call: ToolCall, tasks: TaskGroup) -> None:
-        assert self.spec.approver is not None
         try:
-            denied = as_denied(await self.spec.approver(self._request(index, call)))
+            denied = await self._verdict(self._request(index, call))
+        except Exception as error:  # noqa: BLE001 -- a user's function. The call goes on waiting; what this is about,
+            # an error of ours from another run among it, is not this run's.
+            self._unanswered.append(((index, call), error))
+            return
+        try:
             if denied is None:
                 self._enqueue((index, call), tasks)
             else:
@@ -154,8 +163,13 @@ class ToolCalls:
         except CallboardError as error:
             self._failure = error
             tasks.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001 -- a user's function: the calls beside this one go on to their end
-            self._failure = self._failure or error
+
+    async def _verdict(self, request: ApprovalRequest) -> Denied | None:
+        assert self.spec.approver is not None, "somebody is there to be asked"
+        answer: object = self.spec.approver(request)
+        if not inspect.isawaitable(answer):
+            raise TypeError(f"approver= must be an async function, and gave {answer!r} instead of something to await")
+        return as_denied(await answer)
 
     async def _settle(self, index: int, call: ToolCall, result: Message, *, is_error: bool) -> None:
         await self.journal.settled(index, result)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args, overload
-from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
@@ -220,7 +219,7 @@ class Tool:
     async def _run(self, work: "_Work") -> object:
         if self._is_async:
             return await self.function(**work.values)
-        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads_of(self))
+        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads_of(self.function))
         return await result if inspect.isawaitable(result) else result
 
 
@@ -314,11 +313,11 @@ def tool_schema(function: ToolFunction) -> ToolSchema:
     return Tool(function).schema
 
 
-_limiters: RunVar[WeakKeyDictionary[Tool, anyio.CapacityLimiter]] = RunVar("callboard_tool_threads")
+_limiters: RunVar[dict[object, anyio.CapacityLimiter]] = RunVar("callboard_tool_threads")
 
 
-def _threads_of(tool: Tool) -> anyio.CapacityLimiter:
-    """The threads that this tool may have, in this event loop.
+def _threads_of(function: ToolFunction) -> anyio.CapacityLimiter:
+    """The threads that this function may have, in this event loop, whatever agents have it as a tool.
 
     They are its own: a thread cannot be cut off, so a tool that hangs keeps those that it has (trio), and must not take
     them from other tools, or from the look-ups of names.
@@ -326,11 +325,20 @@ def _threads_of(tool: Tool) -> anyio.CapacityLimiter:
     try:
         limiters = _limiters.get()
     except LookupError:
-        limiters = WeakKeyDictionary[Tool, anyio.CapacityLimiter]()
+        limiters = dict[object, anyio.CapacityLimiter]()
         _limiters.set(limiters)
-    if tool not in limiters:
-        limiters[tool] = anyio.CapacityLimiter(TOOL_THREADS_MAX)
-    return limiters[tool]
+    key = _code_of(function)
+    if key not in limiters:
+        limiters[key] = anyio.CapacityLimiter(TOOL_THREADS_MAX)
+    return limiters[key]
+
+
+def _code_of(function: ToolFunction) -> object:
+    """What is the same of a function that is made anew for each agent: there are only so many of it in a program."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    return getattr(function, "__code__", type(function))
 
 
 def _json_text(result: object) -> str:

@@ -17,6 +17,7 @@ import httpx
 
 from .dialing import Route, route_to
 from .http1 import encode_head
+from .http_connection import WRITE_TIMEOUT_S
 from .pool import CONNECT_TIMEOUT_S, ConnectionPool, PooledResponse
 from .pooled_transport import PooledBody
 
@@ -130,15 +131,23 @@ class HttpxUpstream:
         self._way = way
 
     async def post(self, body: bytes) -> UpstreamResponse:
-        timeouts = {"connect": CONNECT_TIMEOUT_S, "write": None, "read": None, "pool": None}
+        timeouts = {"connect": CONNECT_TIMEOUT_S, "write": WRITE_TIMEOUT_S, "read": None, "pool": None}
         extensions: dict[str, Any] = {"timeout": timeouts}
         if isinstance(self._way, httpx.AsyncClient):
             request = self._way.build_request(
                 "POST", self._url, content=body, headers=self._headers, extensions=extensions
             )
-            return _Through(await self._way.send(request, stream=True))
+            try:
+                return _Through(await self._way.send(request, stream=True))
+            except httpx.HTTPStatusError as error:  # of a hook that calls raise_for_status: to us a response as others
+                return _Through(error.response)
+            except OSError as error:
+                raise httpx.TransportError(str(error)) from error
         request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=extensions)
-        return _Through(await self._way.handle_async_request(request))
+        try:
+            return _Through(await self._way.handle_async_request(request))
+        except OSError as error:
+            raise httpx.TransportError(str(error)) from error
 
 
 class _Through:
@@ -159,9 +168,12 @@ class _Through:
         return self._response.headers
 
     async def receive(self) -> bytes:
-        async for chunk in self._chunks:
-            if chunk:
-                return chunk
+        try:
+            async for chunk in self._chunks:
+                if chunk:
+                    return chunk
+        except OSError as error:
+            raise httpx.ReadError(str(error)) from error
         self._ended = True  # httpx closed the response with its last byte
         return b""
 

@@ -9,6 +9,7 @@ from tool_turns import ALL_CALLS, World, agent_of, results_of, what_is_open
 
 from callboard import (
     Agent,
+    ApprovalRequired,
     RunFailed,
     RunPolicy,
     Runtime,
@@ -91,7 +92,7 @@ def test_approver_decides_in_place_while_calls_that_need_none_run(run: Run) -> N
     run(body)
 
 
-def test_approver_that_fails_is_asked_again_and_no_call_beside_it_is_repeated(run: Run) -> None:
+def test_approver_that_fails_leaves_its_call_waiting_and_no_call_beside_it_is_repeated(run: Run) -> None:
     async def body() -> None:
         world, asked = World(wait_s=0.1), list[str]()
 
@@ -102,17 +103,21 @@ def test_approver_that_fails_is_asked_again_and_no_call_beside_it_is_repeated(ru
             return True
 
         async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-            reply = await agent_of(world, session, approval=True, approver=approve).chat("go")
+            agent = agent_of(world, Session(runtime, "s"), approval=True, approver=approve)
+            with pytest.raises(ApprovalRequired) as caught:
+                await agent.chat("go")
+            reply = await agent.resume(caught.value.run_id, approve=True)
 
-            assert (reply.text, reply.attempts) == ("done", 2)
-            assert asked == ["charge-1", "charge-1", "charge-2"]
+            assert isinstance(caught.value.__cause__, ConnectionError)
+            assert [call.call_id for call in caught.value.calls] == ["charge-1"]
+            assert reply.text == "done"
+            assert asked == ["charge-1", "charge-2"]
             assert set(world.begun.values()) == {1}
 
     run(body)
 
 
-def test_approver_that_gives_no_verdict_ends_the_run_and_the_call_does_not_run(run: Run) -> None:
+def test_approver_that_gives_no_verdict_leaves_the_call_waiting(run: Run) -> None:
     async def body() -> None:
         world = World()
 
@@ -121,11 +126,47 @@ def test_approver_that_gives_no_verdict_ends_the_run_and_the_call_does_not_run(r
 
         async with Runtime.in_memory() as runtime:
             agent = agent_of(world, Session(runtime, "s"), approval=True, approver=approve)
-            with pytest.raises(RunFailed, match="a verdict is True, False or Denied"):
+            with pytest.raises(ApprovalRequired) as caught:
                 await agent.chat("go")
 
+            assert "a verdict is True, False or Denied" in str(caught.value.__cause__)
             assert world.times("charge") == {}
-            assert what_is_open(runtime) == 0
+
+    run(body)
+
+
+def test_approver_that_is_not_async_is_told_so(run: Run) -> None:
+    async def body() -> None:
+        def approve(request: ApprovalRequest) -> Any:
+            return True
+
+        async with Runtime.in_memory() as runtime:
+            agent = agent_of(World(), Session(runtime, "s"), approval=True, approver=approve)
+            with pytest.raises(ApprovalRequired) as caught:
+                await agent.chat("go")
+
+            assert "approver= must be an async function" in str(caught.value.__cause__)
+
+    run(body)
+
+
+def test_approver_that_waits_for_an_approval_itself_does_not_have_its_calls_approved_in_its_name(run: Run) -> None:
+    async def body() -> None:
+        world = World()
+
+        async def judge(request: ApprovalRequest) -> bool:
+            raise ApprovalRequired("run_of_the_judge", (ApprovalRequest("run_of_the_judge", "launch-1", "launch"),))
+
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(world, session, approval=True, approver=judge)
+            with pytest.raises(ApprovalRequired) as caught:
+                await agent.chat("go")
+            (record,) = await session.runs()
+
+            assert caught.value.run_id == record.id
+            assert [(call.run_id, call.tool) for call in record.pending] == [(record.id, "charge")]
+            assert world.times("charge") == {}
 
     run(body)
 

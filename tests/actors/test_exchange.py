@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import httpx
 import msgspec
 import pytest
 
@@ -148,6 +149,46 @@ async def test_an_error_in_the_middle_of_an_answer_is_one() -> None:
             await chat.complete(REQUEST, on_delta=lambda _: None)
 
     await EventServer((0, piece("half")), (0, event({"error": {"message": "boom", "code": 500}}))).talk(client)
+
+
+@on_both_backends
+async def test_an_answer_that_ended_with_an_error_has_the_words_that_follow() -> None:
+    async def client(url: str) -> None:
+        chat = OpenAIChat(base_url=url, model="m", retries=ONCE)
+        with pytest.raises(ModelUnavailable, match="out of memory"):
+            await chat.complete(REQUEST, on_delta=lambda _: None)
+
+    behind = event({"error": {"message": "the provider is out of memory", "code": 502}})
+    await EventServer((0, piece("half")), (0, piece("", "error")), (0.02, behind)).talk(client)
+
+
+@on_both_backends
+async def test_what_on_delta_raises_is_the_callers_own_whatever_it_is() -> None:
+    async def client(url: str) -> None:
+        def listener(_: Delta) -> None:
+            raise httpx.ReadError("of another connection")
+
+        chat = OpenAIChat(base_url=url, model="m", retries=ONCE)
+        with pytest.raises(httpx.ReadError, match="of another connection"):
+            await chat.complete(REQUEST, on_delta=listener)
+
+    await EventServer((0, piece("half"))).talk(client)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_hook_that_raises_for_the_status_leaves_a_typed_error(backend: str) -> None:
+    async def raise_for_status(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    async def body() -> None:
+        hooks = {"response": [raise_for_status]}
+        async with FakeUpstream([refuse(500), "at last"]) as upstream, httpx.AsyncClient(event_hooks=hooks) as client:
+            patient = RetryPolicy(retries_max=1, first_s=0.001, max_s=0.001)
+            chat = OpenAIChat(base_url=upstream.url, model="m", client=client, retries=patient)
+
+            assert (await chat.complete(REQUEST)).message.text == "at last"
+
+    anyio.run(body, backend=backend)
 
 
 SECRET = 'My "card" is 4111-1111'

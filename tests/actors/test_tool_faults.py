@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -219,3 +220,33 @@ def test_a_tool_that_raises_what_is_no_exception_fails_the_run_and_the_record_sa
             assert (run.status, "enough" in (run.error or "")) == ("failed", True)
 
     anyio.run(body, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_function_that_many_agents_have_as_a_tool_has_no_more_threads_for_that(backend: str) -> None:
+    at_once: list[int] = []
+    running = 0
+    lock = threading.Lock()
+
+    def made_anew() -> Tool:
+        def busy() -> str:
+            nonlocal running
+            with lock:
+                running += 1
+                at_once.append(running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            return "done"
+
+        return Tool(busy)
+
+    async def body() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3 * TOOL_THREADS_MAX):
+                tasks.start_soon(made_anew().call, "", CONTEXT)
+
+    anyio.run(body, backend=backend)
+
+    assert len(at_once) == 3 * TOOL_THREADS_MAX
+    assert max(at_once) <= TOOL_THREADS_MAX
