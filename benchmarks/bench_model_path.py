@@ -24,7 +24,8 @@ included; `server_us` is the server's, `token_us` ours of one token of a stream.
     paced        the same, a token every 10 ms in each stream
     many         whole answers by number of callers: the others as far as they go, since httpx's pool is quadratic
     streams      bursts by number of callers
-    connections  2 000 calls a second over 100 connections, and over 5 000: all are in use, the server takes its time
+    connections  2 000 calls a second over 100 connections, and over 5 000: all are in use, the server takes its time;
+                 httpx's pools cannot keep up with that
     idle         one call after another beside 1 000 idle connections, and beside none, in turn
     cancel       10 000 calls by 100 callers over 20 connections, each cancelled at any moment: which slots, sockets
                  and tasks are left afterwards
@@ -55,7 +56,7 @@ SYSTEMS_OF = {
     "paced": ("client", "turn", *OTHERS),
     "many": ("client", "turn", *OTHERS),
     "streams": ("client", "turn", *OTHERS),
-    "connections": ("client", "httpx2", "aiohttp"),
+    "connections": ("client", "aiohttp"),
     "idle": ("client", *OTHERS),
     "cancel": ("client", "turn", *OTHERS),
 }
