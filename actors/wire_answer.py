@@ -287,8 +287,14 @@ def _join_content(pieces: list[str | dict[str, Any]]) -> str | list[Part]:
         part: Part = {"type": "text", "text": piece} if isinstance(piece, str) else piece
         last = parts[-1] if parts else {}
         kind = part.get("type")
-        if kind in ("text", "thinking") and last.get("type") == kind and type(last.get(kind)) is type(part.get(kind)):
+        if kind in ("text", "thinking") and last.get("type") == kind and _both_join(last.get(kind), part.get(kind)):
             parts[-1] = {**last, **part, kind: last[kind] + part[kind]}
         else:
             parts.append(part)
     return parts
+
+
+def _both_join(first: Any, second: Any) -> bool:
+    return (isinstance(first, str) and isinstance(second, str)) or (
+        isinstance(first, list) and isinstance(second, list)
+    )

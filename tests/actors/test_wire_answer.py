@@ -234,6 +234,15 @@ def test_parts_of_one_kind_are_joined_with_all_that_either_says() -> None:
     assert answer.message.content == [{"type": "thinking", "thinking": [1, 2], "a": 1, "closed": True}]
 
 
+@pytest.mark.parametrize("odd", [{}, {"thinking": {}}, {"thinking": 5}, {"thinking": None}])
+def test_parts_that_cannot_be_joined_stay_apart(odd: dict[str, Any]) -> None:
+    part = {"type": "thinking", **odd}
+
+    answer, _ = join(chunk({"content": [part]}), chunk({"content": [part]}, finish_reason="stop"))
+
+    assert answer.message.content == [part, part]
+
+
 # --- errors where an answer should be ---
 
 
