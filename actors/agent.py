@@ -143,7 +143,8 @@ class Agent(Generic[OutputT]):
         Returns: the reply; it is durable.
 
         Raises:
-            RunFailed: the run is marked failed with the reason, the cause is chained; history is as before the turn.
+            RunFailed: the run is marked failed (cancelled, by `cancel_run`) with the reason, the cause is chained;
+                history is as before the turn.
                 It is BadOutput where the model could not give what `output` asks for, Refusal where it would not.
             ApprovalRequired: the run waits, stored, for verdicts on calls of it; history is as before the turn.
             UnknownSession: the session was deleted meanwhile.

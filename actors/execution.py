@@ -173,7 +173,7 @@ class Execution:
             open_step = self.calls.journal.progress.open_step
             if open_step is not None:
                 await self.calls.go_on(open_step)
-        for _ in range(len(self.calls.journal.progress.steps) if self.calls is not None else 0, calls_max):
+        for number in range(self._steps_taken, calls_max):
             answer = await self._call_model(system)
             if not answer.message.tool_calls:
                 problem = self.run_output.take(answer)
@@ -181,6 +181,8 @@ class Execution:
                     return answer
                 self._emit(OutputRepair(self.run_output.repairs, problem))
                 continue
+            if number + 1 == calls_max:
+                break  # what its calls would do could not be told any more
             if self.calls is None:
                 self.calls = self._new_calls(Progress())
             await self.calls.begin(answer.message, self._whole_usage)
@@ -192,7 +194,10 @@ class Execution:
         done = self.calls.journal.progress.messages if self.calls is not None else ()
         history = repair([*self.grant.history, *self.input, *done]).messages
         messages = (*system, *history, *self.run_output.aside)
-        request = ModelRequest(messages, self.spec.tools.schemas, self.spec.settings, self.run_output.schema)
+        settings = self.spec.settings
+        if self._steps_taken and settings.tool_choice not in (None, "none"):
+            settings = replace(settings, tool_choice="auto")  # one that demands a call would have them without end
+        request = ModelRequest(messages, self.spec.tools.schemas, settings, self.run_output.schema)
         model = self.spec.settings.model or self.spec.model.name
         with self.spans.span(model, "model") as span:
             on_delta = self.spec.listeners.get(self.run_id)
@@ -287,6 +292,11 @@ class Execution:
                 await self.session.ask(note)
             except CallboardError as failure:
                 raise RunFailed(self.run_id, str(failure)) from failure
+
+    @property
+    def _steps_taken(self) -> int:
+        """Answers whose calls were carried out."""
+        return len(self.calls.journal.progress.steps) if self.calls is not None else 0
 
     @property
     def _attempt_number(self) -> int:

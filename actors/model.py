@@ -32,7 +32,7 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True, gc=False):
         max_tokens: the most tokens to be generated.
         stop: up to four texts at which to stop.
         seed: for repeatable sampling where the server can.
-        tool_choice: "none", "auto", "required", or a tool's name.
+        tool_choice: "none", "auto", "required", or a tool's name. In a run the last two hold until a tool was called.
         parallel_tool_calls: whether one answer may ask for several tools.
         extra_body: further fields of the request's JSON, for servers with their own.
     """

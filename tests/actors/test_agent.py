@@ -14,6 +14,8 @@ from callboard import (
     InstructionContext,
     Message,
     ModelAnswer,
+    ModelRequest,
+    ModelSettings,
     ModelUnavailable,
     RateLimited,
     RunFailed,
@@ -126,8 +128,32 @@ async def test_run_ends_at_its_deadline_and_the_next_turn_begins(autojump_clock:
         assert await statuses_of(session) == ["failed", "completed"]
 
 
+def test_choice_that_demands_a_tool_holds_until_one_was_called(run: Run) -> None:
+    async def look() -> str:
+        return "sunny"
+
+    async def body() -> None:
+        def answer(request: ModelRequest) -> ModelAnswer | str:
+            demanded = request.settings.tool_choice == "required"
+            return model_answer(tool_calls=[ToolCall("c", "look")]) if demanded else "it is sunny"
+
+        async with Runtime.in_memory() as runtime:
+            model = ScriptedModel(answer)
+            settings = ModelSettings(tool_choice="required")
+            agent = Agent("Agent", model=model, session=Session(runtime, "s"), tools=[look], settings=settings)
+            first, second = await agent.chat("weather?"), await agent.chat("and now?")
+
+            assert (first.text, second.text) == ("it is sunny", "it is sunny")
+            assert [request.settings.tool_choice for request in model.requests] == ["required", "auto"] * 2
+
+    run(body)
+
+
 def test_model_that_never_stops_calling_tools_is_stopped(run: Run) -> None:
+    called: list[str] = []
+
     async def again() -> str:
+        called.append("again")
         return "again"
 
     async def body() -> None:
@@ -139,6 +165,7 @@ def test_model_that_never_stops_calling_tools_is_stopped(run: Run) -> None:
                 await Agent("Agent", model=model, session=session, tools=[again], policy=policy).chat("hello")
 
             assert len(model.requests) == 3
+            assert len(called) == 2, "what the last answer asks for could not be told any more"
             assert await session.messages() == []
 
     run(body)
