@@ -203,10 +203,10 @@ async def test_what_a_server_says_behind_a_response_under_tls_answers_no_other_r
 
 @on_both_backends
 async def test_idle_connections_past_their_time_are_not_used_and_closed_a_few_with_each_request() -> None:
-    pool = ConnectionPool(idle_s=0.05)
+    pool = ConnectionPool(idle_s=0.5)
     async with serve(echoes) as server:
         await open_idle(pool, server, SWEEP_MAX + 3)
-        await anyio.sleep(0.06)
+        await anyio.sleep(0.55)
         await fetch(pool, server)
         first = pool.counts()
         await fetch(pool, server)
@@ -220,12 +220,12 @@ async def test_idle_connections_past_their_time_are_not_used_and_closed_a_few_wi
 
 @on_both_backends
 async def test_connections_are_closed_when_their_time_has_come_and_not_before() -> None:
-    pool = ConnectionPool(idle_s=0.1)
+    pool = ConnectionPool(idle_s=0.5)
     async with serve(echoes) as server:
         await open_idle(pool, server, 20)
         pool.close_expired()
         young = pool.counts()
-        await anyio.sleep(0.11)
+        await anyio.sleep(0.55)
         pool.close_expired()
         old = pool.counts()
         await until(lambda: server.connections_open == 0)
