@@ -29,4 +29,5 @@ def test_cancelled_turns_leave_no_slot_socket_task_or_open_run(backend: str, way
     assert len(storm.cancelled) >= turns
     for phase in PHASES:
         assert storm.phases[phase] >= turns * PHASE_SHARE_MIN, phase
-    assert storm.phases["committed_all_the_same"] > 0
+    # Rare, and a matter of microseconds: where the commit of the whole turn is on its way, cancelling does not stop it.
+    assert storm.phases["committed_all_the_same"] > 0 or turns < 1000

@@ -2,8 +2,8 @@
 
     callers ── agent.chat · agent.stream ── a few slots ── FakeUpstream (paced, hanging, breaking)
        └── cancelled: after so many rounds of the scheduler (asked, queued, granted), by the server when the request is
-           there (before the first byte), at some piece (mid-stream), just after the last piece (at the commit), or at
-           any time
+           there (before the first byte), at some piece (mid-stream), just after the last piece (at the commit), at any
+           time, or many at once: who holds a slot together with those to whom it would be handed on
 
 Afterwards must hold: every slot can be used, at the same time; no socket and no task more than before; every run has
 ended and every session answers; history is what the completed runs say. `make soak` plays it with 10 000 cancelled
@@ -46,11 +46,17 @@ PIECES = len(ANSWER.split())
 PIECE_S = 0.0005
 TURN_S = 0.1
 """About what a turn takes here, with its place in the queue: a cancellation at any time comes within it."""
+TOGETHER = 10
+"""Turns that are cancelled in the same moment."""
 SILENCE_S = 0.02
 """After which a caller goes whose answer hangs."""
+LATE_S = 0.5
+"""Until an answer whose caller has gone: a run that has it went on without its caller."""
 PATIENCE_S = 30.0
+STORM_S_PER_TURN = 0.03
+"""Six times what it takes; a storm that takes longer has turns that do not end."""
 
-Moment = Literal["rounds", "before_first_byte", "mid_stream", "at_commit", "any_time"]
+Moment = Literal["rounds", "before_first_byte", "mid_stream", "at_commit", "any_time", "together"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 """When a turn is to be cancelled."""
 
@@ -104,7 +110,8 @@ class Turn:
 class Storm:
     """The storm; `faults` says what did not hold, `phases` how many were cancelled when, `ends` how runs ended.
 
-    `cancelled` and `answered` hold the texts of those turns; a turn without a session is in `cancelled` alone.
+    `cancelled` and `answered` hold the texts of those turns, `cut_short` of those that were cancelled before the first
+    byte of an answer was sent; a turn without a session is not in `answered`.
     """
 
     turns: int
@@ -115,6 +122,7 @@ class Storm:
     begun: int = 0
     cancelled: set[str] = field(default_factory=set[str])
     answered: set[str] = field(default_factory=set[str])
+    cut_short: set[str] = field(default_factory=set[str])
     phases: Counter[str] = field(default_factory=Counter[str])
     ends: Counter[str] = field(default_factory=Counter[str])
     faults: list[str] = field(default_factory=list[str])
@@ -134,9 +142,11 @@ class Storm:
                 session = self.dice.choice(sessions) if self.dice.random() < 0.9 else None
                 await self._play(self.dice.choice(agents), session)
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(CALLERS):
-                tasks.start_soon(call)
+        with anyio.move_on_after(PATIENCE_S + self.turns * STORM_S_PER_TURN) as scope:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(CALLERS):
+                    tasks.start_soon(call)
+        self.must(not scope.cancelled_caught, f"the storm stood still after {len(self.cancelled)} turns")
 
     async def _play(self, agent: Agent, session: Session | None) -> None:
         dice = self.dice
@@ -162,6 +172,8 @@ class Storm:
             del self.running[turn.number]
         if turn.scope.cancelled_caught:
             self.cancelled.add(turn.text)
+            if turn.moment == "before_first_byte" and turn.phase == "before_first_byte":
+                self.cut_short.add(turn.text)
             self.phases[turn.phase] += 1
 
     async def _ask(self, turn: Turn, agent: Agent, session: Session | None) -> None:
@@ -188,6 +200,11 @@ class Storm:
         elif turn.moment == "any_time":
             await anyio.sleep(turn.after_s)
             turn.scope.cancel()
+        elif turn.moment == "together":
+            company = [each for each in self.running.values() if each.moment == "together"]
+            if len(company) >= TOGETHER:
+                for each in company:
+                    each.scope.cancel()
 
     def answer(self, body: Body) -> UpstreamAnswer:
         """What the server says; it is called when a request is there, before the first byte of a response."""
@@ -198,6 +215,7 @@ class Storm:
         turn.requested = True
         if turn.moment == "before_first_byte":
             turn.scope.cancel()
+            return answer(ANSWER, delay_s=LATE_S)
         dice = self.dice.random()
         if dice < 0.05:
             turn.scope.deadline = anyio.current_time() + SILENCE_S
@@ -235,7 +253,12 @@ async def play(folder: Path, turns: int, seed: int, way: Way = "pool") -> Storm:
         slots = CONNECTIONS if transport is None else CALLERS
         quick = RetryPolicy(first_s=0.005, max_s=0.01)
         model = OpenAIChat(
-            base_url=upstream.url, model="fake", connections_max=slots, retries=quick, transport=transport
+            base_url=upstream.url,
+            model="fake",
+            connections_max=slots,
+            retries=quick,
+            transport=transport,
+            progress_timeout_s=PATIENCE_S / 3,
         )
         idle = [model.aclose, *([transport.aclose] if transport is not None else [])]
         policy = RunPolicy(attempts_max=2, backoff=Backoff(first_s=0.005, max_s=0.01))
@@ -284,6 +307,7 @@ async def check_runs(storm: Storm, sessions: Sequence[Session]) -> None:
         storm.must(told[0::2] == asked and len(told) == 2 * len(asked), f"the history of {session.id} has torn turns")
         stored.update(asked)
     storm.must(storm.answered <= stored, f"{len(storm.answered - stored)} turns were answered and are not stored")
+    storm.must(not storm.cut_short & stored, f"{len(storm.cut_short & stored)} turns went on without their callers")
     storm.phases["committed_all_the_same"] = len(storm.cancelled & stored)
 
 
