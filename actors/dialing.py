@@ -26,7 +26,7 @@ from msgspec import Struct
 from .http1 import HttpError, ResponseParser
 from .socket_stream import SocketStream, connect
 
-__all__ = ["Proxy", "Route", "Wire", "dial", "environment_proxy", "route_to"]
+__all__ = ["Proxy", "Route", "Wire", "dial", "environment_proxy", "proxy_at", "route_to"]
 
 Wire: TypeAlias = SocketStream | TLSStream
 """What carries the bytes of requests and responses."""
@@ -56,15 +56,16 @@ class Route(Struct, frozen=True):
         return self.proxy is not None and self.scheme == "http"
 
 
-def route_to(url: httpx.URL, *, trust_env: bool) -> Route:
-    """The way to the URL's origin.
+def route_to(url: httpx.URL, *, trust_env: bool, proxy: Proxy | None = None) -> Route:
+    """The way to the URL's origin: through `proxy`, else through the environment's where that is trusted.
 
     Raises:
         httpx.UnsupportedProtocol: it is neither http nor https, or the environment names a proxy that is not http.
     """
     if url.scheme not in _DEFAULT_PORTS:
         raise httpx.UnsupportedProtocol(f"the URL must begin with http:// or https://, not {url.scheme!r}")
-    proxy = environment_proxy(url) if trust_env else None
+    if proxy is None and trust_env:
+        proxy = environment_proxy(url)
     return Route(url.scheme, url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme], proxy)
 
 
@@ -79,13 +80,26 @@ def environment_proxy(url: httpx.URL) -> Proxy | None:
     if not proxies or proxy_bypass(f"{url.host}:{url.port or _DEFAULT_PORTS[url.scheme]}"):
         return None
     text = proxies.get(url.scheme) or proxies.get("all")
-    if not text:
-        return None
-    proxy = httpx.URL(text if "://" in text else f"http://{text}")
-    if proxy.scheme != "http":
-        raise httpx.UnsupportedProtocol(
-            f"the environment names a {proxy.scheme} proxy, and only http ones are known here: "
-            "give transport=httpx.AsyncHTTPTransport(proxy=...)"
+    try:
+        return proxy_at(text if "://" in text else f"http://{text}") if text else None
+    except ValueError as error:
+        raise httpx.UnsupportedProtocol(f"the environment's proxy: {error}") from None
+
+
+def proxy_at(text: str) -> Proxy:
+    """The proxy at this address, as in "http://user:password@proxy.example:3128".
+
+    Raises:
+        ValueError: it is no address of an http proxy. The text does not repeat it: it may hold a password.
+    """
+    try:
+        proxy = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError):
+        raise ValueError("a proxy's address must look like http://proxy.example:3128") from None
+    if proxy.scheme != "http" or not proxy.host or "%" in proxy.host:
+        raise ValueError(
+            f"only http proxies are known here, as in http://proxy.example:3128, not {proxy.scheme}: "
+            "for others give transport=httpx.AsyncHTTPTransport(proxy=...)"
         )
     authorization = b""
     if proxy.userinfo:
@@ -107,7 +121,7 @@ async def dial(route: Route, *, ssl_context: ssl.SSLContext | None = None) -> tu
         plain = await connect(proxy.host if proxy else route.host, proxy.port if proxy else route.port)
     except OSError as error:
         if proxy is not None:
-            raise httpx.ProxyError(f"{proxy.host}:{proxy.port}, the environment's proxy: {error}") from error
+            raise httpx.ProxyError(f"{proxy.host}:{proxy.port}, the proxy: {error}") from error
         raise httpx.ConnectError(str(error)) from error
     if route.scheme == "http":
         return plain, plain

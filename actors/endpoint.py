@@ -59,8 +59,8 @@ def find_endpoint(
         base_url: where the API is; else the provider's own address; else OPENAI_BASE_URL; else OpenAI's if there is a
             key.
         provider: what kind of server it is; None: known by its host, else "openai-compatible".
-        api_key: else the provider's own variable; else OPENAI_API_KEY, but never for a provider that was named and has
-            one of its own: no key goes to whom it was not made for.
+        api_key: else the provider's own variable, which is OPENAI_API_KEY for OpenAI and for a server that is not
+            known: no key goes to whom it was not made for.
         headers: go before ours.
 
     Raises:
@@ -84,8 +84,6 @@ def find_endpoint(
     row = named or provider_of(url)
     url = _chat_below(url, row)
     key = api_key or os.environ.get(row.key_variable) or None
-    if key is None and named is None:
-        key = os.environ.get("OPENAI_API_KEY") or None
     return Endpoint(row, url, _checked_headers(row, key, headers or {}), key)
 
 
@@ -122,6 +120,11 @@ def _chat_below(url: httpx.URL, provider: Provider) -> httpx.URL:
     if provider.name == "azure":
         if path in ("", "/openai"):
             path = "/openai/v1"
+        if "/deployments/" not in path and url.params.get("api-version", "preview")[:1].isdigit():
+            raise ValueError(
+                "base_url (or OPENAI_BASE_URL) names an Azure resource with a dated api-version, which goes with a "
+                "deployment: leave it out, or give .../openai/deployments/NAME?api-version=..."
+            )
         if "/deployments/" in path and "api-version" not in url.params:
             raise ValueError(
                 "base_url (or OPENAI_BASE_URL) names an Azure deployment without its version: add "

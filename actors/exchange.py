@@ -229,6 +229,7 @@ class Exchange:
         if body is None:
             raise self._bad_response(f"a body of more than {BODY_BYTES_MAX} bytes")
         kind = response.get("content-type") or "no content type"
+        body = body.removeprefix(b"\xef\xbb\xbf")
         self._show(self._take(self._begin_answer(), body, f"a body ({kind})"))
         self._whole = True
 

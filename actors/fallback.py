@@ -71,6 +71,10 @@ class FallbackModel:
         check_number("cooldown_s", cooldown_s)
         if cooldown_s < 0:
             raise ValueError(f"cooldown_s must be 0 or more, not {cooldown_s}")
+        if not isinstance(models, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(
+                f"a FallbackModel takes a list of models, as in FallbackModel([large, small]), not {models!r}"
+            )
         self._members = tuple(map(_member, models))
         if not self._members:
             raise ValueError("a FallbackModel needs at least one model")

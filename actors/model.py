@@ -50,6 +50,24 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True, gc=False):
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             raise TypeError(f"stop is a tuple of texts: for one write stop=({self.stop!r},)")
+        for name, kinds in _SETTINGS.items():
+            value: object = getattr(self, name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                words = " or ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name} must be of type {words}, or None, not {value!r}")
+        if not isinstance(self.extra_body, dict):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f'extra_body must be a dict, as in {{"top_k": 20}}, not {self.extra_body!r}')
+
+
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "temperature": (int, float),
+    "top_p": (int, float),
+    "max_tokens": (int,),
+    "seed": (int,),
+    "tool_choice": (str,),
+}
+"""What a setting must be where it is not None."""
 
 
 class OutputSchema(Struct, frozen=True):

@@ -6,6 +6,7 @@ Source: OpenAI API reference, chat completions; FACTS.md, "The client that follo
 """
 
 import os
+import ssl
 from collections.abc import Awaitable, Mapping
 
 import httpx
@@ -14,7 +15,8 @@ from msgspec.structs import replace
 
 from ..runtime.options import check_kind, check_number
 from .dialect import Dialect, MaxTokensField
-from .endpoint import find_endpoint
+from .dialing import proxy_at
+from .endpoint import Endpoint, find_endpoint
 from .exchange import Exchange, Server
 from .model import ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .pool import ConnectionPool
@@ -22,11 +24,22 @@ from .pooled_transport import CONNECTIONS_MAX
 from .provider_gate import GateStatistics, ProviderGate
 from .providers import Provider
 from .retry import RetryPolicy
-from .upstream import HttpxUpstream, PooledUpstream
+from .upstream import HttpxUpstream, PooledUpstream, Upstream
 
 __all__ = ["OpenAIChat"]
 
 _NOTHING_SET = ModelSettings()
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "settings": (ModelSettings, "ModelSettings(temperature=0)"),
+    "retries": (RetryPolicy, "RetryPolicy(retries_max=3)"),
+    "model": (str, '"gpt-4o"'),
+    "proxy": (str, '"http://proxy.example:3128"'),
+    "ssl_context": (ssl.SSLContext, 'ssl.create_default_context(cafile="ca.pem")'),
+    "transport": (httpx.AsyncBaseTransport, "httpx.AsyncHTTPTransport()"),
+    "client": (httpx.AsyncClient, "httpx.AsyncClient()"),
+}
+"""Of what type an argument must be where it is given, and an example of it."""
 
 
 class OpenAIChat:
@@ -41,7 +54,7 @@ class OpenAIChat:
             OPENAI_BASE_URL; else OpenAI's own if there is a key.
         provider: a name of `PROVIDERS` ("azure", "mistral", "ollama", ...) or a row of your own: how the server wants
             its requests and its key. None: known by its host, else the plain form of the API.
-        api_key: else the provider's variable (MISTRAL_API_KEY, ...); else OPENAI_API_KEY.
+        api_key: else the provider's variable (MISTRAL_API_KEY, ...), which for one that is not known is OPENAI_API_KEY.
         model: asked for unless a request's settings name another; else OPENAI_MODEL.
         settings: defaults; what a request sets goes before them, `extra_body` is merged field by field.
         first_byte_timeout_s: seconds for the first piece of a streamed answer, until `Stalled`; None: as the next.
@@ -54,6 +67,8 @@ class OpenAIChat:
         stream_usage: whether to ask for usage in streams; None: unless the provider refuses that.
         send_extra: whether of a message's `extra` that goes back which the provider knows; off: nothing.
         headers: added to every request.
+        proxy: the address of an http proxy, as in "http://user:password@proxy.example:3128"; else the environment's.
+        ssl_context: for https; None: the system's certificates.
         transport: an httpx transport in place of our pool; the caller closes it.
         client: a whole httpx client (its auth, proxies, hooks); the caller closes it.
 
@@ -78,16 +93,22 @@ class OpenAIChat:
         stream_usage: bool | None = None,
         send_extra: bool = True,
         headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        check_kind("settings", settings, ModelSettings, example="ModelSettings(temperature=0)")
-        check_kind("retries", retries, RetryPolicy, example="RetryPolicy(retries_max=3)")
-        check_kind("model", model, str, example='"gpt-4o"')
-        check_kind("transport", transport, httpx.AsyncBaseTransport, example="httpx.AsyncHTTPTransport()")
-        check_kind("client", client, httpx.AsyncClient, example="httpx.AsyncClient()")
-        if transport is not None and client is not None:
-            raise ValueError("give either transport or client: a client has its own transport")
+        given = {
+            "settings": settings,
+            "retries": retries,
+            "model": model,
+            "proxy": proxy,
+            "ssl_context": ssl_context,
+            "transport": transport,
+            "client": client,
+        }
+        for name, (kind, example) in _KINDS.items():
+            check_kind(name, given[name], kind, example=example)
         timeouts = {
             "progress_timeout_s": progress_timeout_s,
             "timeout_s": timeout_s,
@@ -104,13 +125,11 @@ class OpenAIChat:
             raise ValueError("which model? give model=... or set OPENAI_MODEL")
         self._name = model
         self._defaults = replace(self._settings, model=model)
-        url, sent = endpoint.url, endpoint.headers
-        way = client or transport
-        self._pool = ConnectionPool()
+        self._pool = ConnectionPool(ssl_context=ssl_context)
         self._gate = ProviderGate(connections_max=connections_max, policy=retries)
         self._server = Server(
             where=endpoint.where,
-            upstream=HttpxUpstream(url, sent, way=way) if way else PooledUpstream(url, sent, pool=self._pool),
+            upstream=self._upstream(endpoint, proxy, transport=transport, client=client),
             dialect=_dialect(
                 endpoint.provider.dialect,
                 max_tokens_field=max_tokens_field,
@@ -120,6 +139,24 @@ class OpenAIChat:
             secrets=endpoint.secrets,
             **timeouts,
         )
+
+    def _upstream(
+        self,
+        endpoint: Endpoint,
+        proxy: str | None,
+        *,
+        transport: httpx.AsyncBaseTransport | None,
+        client: httpx.AsyncClient | None,
+    ) -> Upstream:
+        way = client or transport
+        if way is None:
+            through = proxy_at(proxy) if proxy is not None else None
+            return PooledUpstream(endpoint.url, endpoint.headers, pool=self._pool, proxy=through)
+        if transport is not None and client is not None:
+            raise ValueError("give either transport or client: a client has its own transport")
+        if proxy is not None or self._pool.ssl_context is not None:
+            raise ValueError("proxy and ssl_context are for our own connections: give them to your transport or client")
+        return HttpxUpstream(endpoint.url, endpoint.headers, way=way)
 
     def __repr__(self) -> str:
         return f"OpenAIChat(base_url={self._server.where!r}, model={self._name!r})"

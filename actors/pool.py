@@ -140,7 +140,7 @@ class ConnectionPool:
 
     def __init__(self, *, idle_s: float = IDLE_S, ssl_context: ssl.SSLContext | None = None) -> None:
         self._idle_s = idle_s
-        self._ssl_context = ssl_context
+        self.ssl_context = ssl_context
         # Sockets belong to an event loop, a pool may outlive it. The name is unique because anyio before 4.9 keys by
         # it.
         self._origins: RunVar[dict[Route, _Origin]] = RunVar(f"callboard.pool.{next(_pool_numbers)}")
@@ -189,7 +189,7 @@ class ConnectionPool:
     async def _connect(self, route: Route) -> HttpConnection:
         try:
             with anyio.fail_after(CONNECT_TIMEOUT_S):
-                return HttpConnection(*await dial(route, ssl_context=self._ssl_context))
+                return HttpConnection(*await dial(route, ssl_context=self.ssl_context))
         except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
 

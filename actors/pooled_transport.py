@@ -6,6 +6,7 @@
 Source: httpx's guide to custom transports.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -18,7 +19,7 @@ from anyio.lowlevel import RunVar
 from msgspec import Struct
 
 from ..runtime.options import check_count
-from .dialing import Route, route_to
+from .dialing import Route, proxy_at, route_to
 from .http1 import HttpError, encode_head
 from .pool import IDLE_S, ConnectionPool, PooledResponse
 
@@ -82,19 +83,28 @@ class PooledTransport(httpx.AsyncBaseTransport):
     Args:
         connections_max: requests at once per origin; further ones wait in order, without a timeout of their own.
         idle_s: seconds after which an idle connection is not used again.
-        trust_env: whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY hold.
+        proxy: the address of an http proxy, as in "http://user:password@proxy.example:3128".
+        trust_env: whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY hold where no proxy is given.
+        ssl_context: for https; None: the system's certificates, or those of SSL_CERT_FILE, looked up once a process.
 
     Of httpx's timeouts only "read" is looked at: connecting and writing have their own, see `pool` and
     `http_connection`. A request's body is sent as one, also where it was given as a stream.
     """
 
     def __init__(
-        self, *, connections_max: int = CONNECTIONS_MAX, idle_s: float = IDLE_S, trust_env: bool = True
+        self,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        idle_s: float = IDLE_S,
+        proxy: str | None = None,
+        trust_env: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         check_count("connections_max", connections_max, least=1)
         self._connections_max = connections_max
         self._trust_env = trust_env
-        self._pool = ConnectionPool(idle_s=idle_s)
+        self._proxy = proxy_at(proxy) if proxy is not None else None
+        self._pool = ConnectionPool(idle_s=idle_s, ssl_context=ssl_context)
         self._routes: dict[tuple[str, str, int | None], Route] = {}
         self._limiters: RunVar[dict[Route, anyio.CapacityLimiter]] = RunVar(
             f"callboard.transport.{next(_transport_numbers)}"
@@ -138,7 +148,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         key = (url.scheme, url.host, url.port)
         route = self._routes.get(key)
         if route is None:
-            route = self._routes[key] = route_to(url, trust_env=self._trust_env)
+            route = self._routes[key] = route_to(url, trust_env=self._trust_env, proxy=self._proxy)
         return route
 
     def _known(self) -> dict[Route, anyio.CapacityLimiter]:

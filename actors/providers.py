@@ -30,7 +30,7 @@ class Provider(Struct, frozen=True, kw_only=True):
         hosts: the hosts that are surely this provider, with all below those that begin with a dot.
         key_header: the header that carries the key, as a bearer token if it is "authorization".
         key_needed: whether it serves nobody without a key.
-        key_variable: the environment variable for its key; OPENAI_API_KEY is the one of all others.
+        key_variable: the environment variable for its key; OPENAI_API_KEY is OpenAI's, and that of a server unknown.
     """
 
     name: str
@@ -63,10 +63,15 @@ _ROWS = (
         key_needed=True,
         key_variable="AZURE_OPENAI_API_KEY",
     ),
-    Provider(name="vllm", base_url="http://127.0.0.1:8000/v1"),
-    Provider(name="llama.cpp", base_url="http://127.0.0.1:8080/v1"),
-    Provider(name="ollama", base_url="http://127.0.0.1:11434/v1"),
-    Provider(name="lmstudio", dialect=Dialect(named_choice="alone"), base_url="http://127.0.0.1:1234/v1"),
+    Provider(name="vllm", key_variable="VLLM_API_KEY", base_url="http://127.0.0.1:8000/v1"),
+    Provider(name="llama.cpp", key_variable="LLAMA_API_KEY", base_url="http://127.0.0.1:8080/v1"),
+    Provider(name="ollama", key_variable="OLLAMA_API_KEY", base_url="http://127.0.0.1:11434/v1"),
+    Provider(
+        name="lmstudio",
+        key_variable="LMSTUDIO_API_KEY",
+        dialect=Dialect(named_choice="alone"),
+        base_url="http://127.0.0.1:1234/v1",
+    ),
     Provider(
         name="gemini",
         dialect=Dialect(sends_back=frozenset({"extra_content"})),

@@ -60,6 +60,12 @@ class Reply(Struct, Generic[OutputT], frozen=True):
         """The last message's text."""
         return self.message.text
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the model would not answer, in its words, where it said so instead of a text."""
+        refusal = self.message.extra.get("refusal")
+        return refusal if isinstance(refusal, str) else None
+
 
 class RunStarted(Struct, frozen=True):
     """The run has its turn, and its first model call begins."""

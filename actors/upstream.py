@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import anyio
 import httpx
 
-from .dialing import Route, route_to
+from .dialing import Proxy, Route, route_to
 from .http1 import encode_head
 from .http_connection import WRITE_TIMEOUT_S
 from .pool import CONNECT_TIMEOUT_S, ConnectionPool, PooledResponse
@@ -68,11 +68,13 @@ class Upstream(Protocol):
 class PooledUpstream:
     """One address, reached through our own connections."""
 
-    def __init__(self, url: httpx.URL, headers: httpx.Headers, *, pool: ConnectionPool, trust_env: bool = True) -> None:
+    def __init__(
+        self, url: httpx.URL, headers: httpx.Headers, *, pool: ConnectionPool, proxy: Proxy | None = None
+    ) -> None:
         self._url = url
         self._headers = headers
         self._pool = pool
-        self._trust_env = trust_env
+        self._proxy = proxy
         self._way: tuple[Route, bytes] | None = None
 
     async def post(self, body: bytes) -> UpstreamResponse:
@@ -87,7 +89,7 @@ class PooledUpstream:
 
     def _find_way(self) -> tuple[Route, bytes]:
         """The route, and a head up to the body's length. Once: to look the environment's proxies up takes long."""
-        url, route = self._url, route_to(self._url, trust_env=self._trust_env)
+        url, route = self._url, route_to(self._url, trust_env=True, proxy=self._proxy)
         target, headers = url.raw_path, [(b"host", url.netloc), *self._headers.raw]
         if route.is_forwarded:
             target = url.raw_scheme + b"://" + url.netloc + target

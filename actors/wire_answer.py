@@ -228,6 +228,8 @@ class AnswerJoiner:
         calls = self._calls.finish()
         if not self.heard and not calls and self.finish_reason is None:
             raise UnusableAnswer("neither content nor a tool call nor a finish_reason")
+        if self.finish_reason == "function_call" and not calls:
+            raise UnusableAnswer("the function_call of old instead of tool_calls")
         extra: dict[str, Any] = self._kept | {name: "".join(texts) for name, texts in self._reasoning.items()}
         if self._refusal:
             extra["refusal"] = "".join(self._refusal)

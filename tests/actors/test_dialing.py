@@ -276,5 +276,5 @@ async def test_who_cannot_be_reached_is_a_connect_error() -> None:
     ):
         with pytest.raises(httpx.ConnectError):
             await dial(route)
-    with pytest.raises(httpx.ProxyError, match=f"{server.port}, the environment's proxy"):
+    with pytest.raises(httpx.ProxyError, match=f"{server.port}, the proxy"):
         await dial(Route("https", "far.example", 443, Proxy(NAME, server.port)))

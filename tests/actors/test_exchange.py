@@ -8,6 +8,7 @@ import anyio
 import httpx
 import msgspec
 import pytest
+from pool_server import Peer, client_context, response, serve, server_context
 
 from callboard import (
     BadRequest,
@@ -238,6 +239,52 @@ def test_a_proxy_of_a_kind_that_is_not_known_is_refused_for_good(monkeypatch: py
         assert "pa55word" not in str(caught.value)
 
     anyio.run(body, backend="trio")
+
+
+@on_both_backends
+async def test_a_proxy_that_is_given_is_asked_for_the_whole_address() -> None:
+    async with FakeUpstream() as upstream:
+        proxy = upstream.url.removesuffix("/v1")
+        chat = OpenAIChat(base_url="http://far.example/v1", model="m", retries=ONCE, proxy=proxy)
+        await chat.complete(REQUEST)
+        await chat.aclose()
+
+        assert upstream.request_targets == ["http://far.example/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_context_for_tls_that_is_given_is_used(backend: str) -> None:
+    async def talk(peer: Peer) -> None:
+        while await peer.request():
+            await peer.send(response(b'{"choices":[{"message":{"content":"sealed"},"finish_reason":"stop"}]}'))
+
+    async def body() -> None:
+        async with serve(talk, tls=server_context("localhost")) as server:
+            trusting, strange = (
+                OpenAIChat(base_url=f"https://localhost:{server.port}/v1", model="m", retries=ONCE, ssl_context=context)
+                for context in (client_context("localhost"), None)
+            )
+            answer = await trusting.complete(REQUEST)
+            with pytest.raises(ModelUnavailable, match=r"(?i)certificate"):
+                await strange.complete(REQUEST)
+            await trusting.aclose()
+
+            assert answer.message.text == "sealed"
+
+    anyio.run(body, backend=backend)
+
+
+def test_a_proxy_beside_a_transport_of_the_callers_is_refused() -> None:
+    with pytest.raises(ValueError, match="give them to your transport"):
+        OpenAIChat(base_url="http://host/v1", model="m", transport=httpx.AsyncHTTPTransport(), proxy="http://p:1")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:pa55word@host:1", "http://me:pa55word@[bad", "host:3128", "http://"])
+def test_a_proxy_that_is_none_is_refused_at_the_door_and_its_password_not_shown(proxy: str) -> None:
+    with pytest.raises(ValueError, match=r"prox") as caught:
+        OpenAIChat(base_url="http://host/v1", model="m", proxy=proxy)
+
+    assert "pa55word" not in str(caught.value)
 
 
 def test_no_proxy_may_name_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
