@@ -11,7 +11,7 @@ exchange, provider_gate, retry, throttle    one request and its answer, and when
 wire_request, wire_answer, wire_errors, tool_call_joiner, wire_usage, sse   the chat completions API on the wire, pure
 providers, dialect, endpoint                who departs from it, and how
 upstream, pool, pooled_transport, http_connection, http1, dialing, socket_stream   HTTP, from the top to the socket
-tools, tool_parameters, tool_context, json_schema, instructions   what an agent is given
+tools, tool_parameters, tool_context, tool_threads, json_schema, instructions   what an agent is given
 tool_calls, journal, progress, approvals    tool calls, each at most once
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
 host, session, session_manager, agent, run, reply   the public handles

@@ -89,14 +89,15 @@ class StaleTurn(CallboardError):
 
 
 class ApprovalRequired(CallboardError):
-    """The run has paused, since calls of it need an approval and no approver was given. It is stored, as "waiting".
+    """The run has paused, since calls of it need an approval and no approver gave one. It is stored, as "waiting".
 
     Go on, here or in another process, with `agent.resume(run_id, approve=...)`, or end it with `agent.cancel_run`.
     """
 
-    def __init__(self, run_id: str, calls: tuple[ApprovalRequest, ...]) -> None:
+    def __init__(self, run_id: str, calls: tuple[ApprovalRequest, ...], *, reason: str = "") -> None:
         names = ", ".join(call.tool for call in calls)
-        super().__init__(f"run {run_id!r} waits for an approval of {names}: agent.resume({run_id!r}, approve=...)")
+        text = f"run {run_id!r} waits for an approval of {names}: agent.resume({run_id!r}, approve=...)"
+        super().__init__(f"{text} (the approver failed: {reason})" if reason else text)
         self.run_id = run_id
         self.calls = calls
 

@@ -25,6 +25,7 @@ from .approvals import ApprovalRequest, Denied, as_denied, denied_result
 from .conversation import INTERRUPTED_RESULT
 from .errors import ApprovalRequired, RunFailed
 from .journal import Journal
+from .limits import reason_of
 from .message import Message, ToolCall, Usage
 from .progress import StepProgress
 from .reply import RunEvent, ToolFinished
@@ -116,7 +117,8 @@ class ToolCalls:
         if plan.ask and not asked:
             raise self._approval_required(plan.ask)
         if self._unanswered:
-            raise self._approval_required([call for call, _ in self._unanswered]) from self._unanswered[0][1]
+            failure = self._unanswered[0][1]
+            raise self._approval_required([call for call, _ in self._unanswered], failure) from failure
 
     def _enqueue(self, place: _Call, tasks: TaskGroup) -> None:
         """Let the call run as soon as fewer than the policy's most are running."""
@@ -197,10 +199,15 @@ class ToolCalls:
     def _request(self, index: int, call: ToolCall) -> ApprovalRequest:
         return ApprovalRequest(self.run_id, call.id, call.name, call.arguments, self.spec.name, self.session_id, index)
 
-    def _approval_required(self, calls: list[_Call]) -> CallboardError:
+    def _approval_required(self, calls: list[_Call], failure: Exception | None = None) -> CallboardError:
         requests = tuple(self._request(index, call) for index, call in calls)
-        if self.session_id is None:
-            names = ", ".join(request.tool for request in requests)
-            reason = f"{names} must be approved: give the Agent an approver=, or a session in which the run can wait"
-            return RunFailed(self.run_id, reason)
-        return ApprovalRequired(self.run_id, requests)
+        failed = "" if failure is None else reason_of(failure)
+        if self.session_id is not None:
+            return ApprovalRequired(self.run_id, requests, reason=failed)
+        names = ", ".join(request.tool for request in requests)
+        mend = (
+            f"its approver failed: {failed}"
+            if failed
+            else "give the Agent an approver=, or a session in which the run can wait"
+        )
+        return RunFailed(self.run_id, f"{names} must be approved: {mend}")

@@ -17,9 +17,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args, overload
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import msgspec
-from anyio.lowlevel import RunVar
 from msgspec import UNSET
 
 from .limits import TOOL_RESULT_BYTES_MAX, reason_of
@@ -34,6 +32,7 @@ from .tool_parameters import (
     first_paragraph,
     parameters_of,
 )
+from .tool_threads import TOOL_THREADS_MAX, ThreadedCall
 
 __all__ = [
     "NeedsApproval",
@@ -46,9 +45,6 @@ __all__ = [
     "tool",
     "tool_schema",
 ]
-
-TOOL_THREADS_MAX = 40
-"""Calls of one sync tool at once, in all runs together: as many as anyio has threads for a whole program."""
 
 _log = logging.getLogger("callboard.tools")
 
@@ -171,13 +167,13 @@ class Tool:
         if isinstance(given, ToolResult):
             return given
         values = {**given, **dict.fromkeys(self._context_names, context)}
-        work = _Work(self.function, values, begun=self._is_async)
+        threaded = None if self._is_async else ThreadedCall(self.function, values)
         if self.timeout_s is None:
-            return await self._outcome(work)
+            return await self._outcome(values, threaded)
         with anyio.move_on_after(self.timeout_s):
-            return await self._outcome(work)
+            return await self._outcome(values, threaded)
         reason = f"it took longer than its {self.timeout_s:g} s and was given up; it may have had an effect"
-        if not work.begun:
+        if threaded is not None and not threaded.begun:
             reason = f"it did not begin: {TOOL_THREADS_MAX} calls of it run, none has ended for {self.timeout_s:g} s"
         return self._failed(reason, TimeoutError(reason))
 
@@ -192,9 +188,9 @@ class Tool:
             return ToolResult(f"Error: the arguments of {self.name} do not fit: {reason}", is_error=True, cause=error)
         return {key: value for key in given.__struct_fields__ if (value := getattr(given, key)) is not UNSET}
 
-    async def _outcome(self, work: "_Work") -> ToolResult:
+    async def _outcome(self, values: dict[str, Any], threaded: ThreadedCall | None) -> ToolResult:
         try:
-            result = await self._run(work)
+            result = await self._run(values, threaded)
             content = _encodable(result if isinstance(result, str) else _json_text(result))
         except Exception as error:  # noqa: BLE001 -- whatever a user's function raises is the tool's answer
             return self._failed(reason_of(error), error)
@@ -216,28 +212,11 @@ class Tool:
         content = f"Error: {self.name} failed: {reason}"
         return ToolResult(content, is_error=True, cause=cause, fails_run=self.on_error == "fail")
 
-    async def _run(self, work: "_Work") -> object:
-        if self._is_async:
-            return await self.function(**work.values)
-        (result,) = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads_of(self.function))
+    async def _run(self, values: dict[str, Any], threaded: ThreadedCall | None) -> object:
+        if threaded is None:
+            return await self.function(**values)
+        result = await threaded.run()
         return await result if inspect.isawaitable(result) else result
-
-
-@dataclass(slots=True)
-class _Work:
-    """A call of a function; `begun` once it is under way. In a thread, called itself."""
-
-    function: ToolFunction
-    values: dict[str, Any]
-    begun: bool
-
-    def __call__(self) -> list[Any]:
-        # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
-        self.begun = True
-        try:
-            return [self.function(**self.values)]
-        except SystemExit as error:  # of a command's function: it would end the program from a thread
-            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
 
 
 class ToolSet:
@@ -311,34 +290,6 @@ def tool(function: ToolFunction | None = None, /, **options: Any) -> Tool | Call
 def tool_schema(function: ToolFunction) -> ToolSchema:
     """The function as a model sees it. Raises as Tool does."""
     return Tool(function).schema
-
-
-_limiters: RunVar[dict[object, anyio.CapacityLimiter]] = RunVar("callboard_tool_threads")
-
-
-def _threads_of(function: ToolFunction) -> anyio.CapacityLimiter:
-    """The threads that this function may have, in this event loop, whatever agents have it as a tool.
-
-    They are its own: a thread cannot be cut off, so a tool that hangs keeps those that it has (trio), and must not take
-    them from other tools, or from the look-ups of names.
-    """
-    try:
-        limiters = _limiters.get()
-    except LookupError:
-        limiters = dict[object, anyio.CapacityLimiter]()
-        _limiters.set(limiters)
-    key = _code_of(function)
-    if key not in limiters:
-        limiters[key] = anyio.CapacityLimiter(TOOL_THREADS_MAX)
-    return limiters[key]
-
-
-def _code_of(function: ToolFunction) -> object:
-    """What is the same of a function that is made anew for each agent: there are only so many of it in a program."""
-    while isinstance(function, partial):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    return getattr(function, "__code__", type(function))
 
 
 def _json_text(result: object) -> str:

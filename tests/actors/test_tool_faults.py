@@ -13,7 +13,8 @@ import pytest
 from msgspec import Struct
 
 from callboard import Agent, RunFailed, Runtime, Session, ToolCall
-from callboard.actors.tools import TOOL_THREADS_MAX, Tool, ToolContext, ToolResult
+from callboard.actors.tool_threads import TOOL_THREADS_MAX
+from callboard.actors.tools import Tool, ToolContext, ToolResult
 from callboard.testing import ScriptedModel, model_answer
 
 CONTEXT = ToolContext(agent="Support", run_id="r1")
@@ -250,3 +251,38 @@ def test_a_function_that_many_agents_have_as_a_tool_has_no_more_threads_for_that
 
     assert len(at_once) == 3 * TOOL_THREADS_MAX
     assert max(at_once) <= TOOL_THREADS_MAX
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_thread_that_hangs_counts_until_it_ends(backend: str) -> None:
+    released = threading.Event()
+
+    def hangs() -> str:
+        released.wait(20)
+        return "at last"
+
+    async def body() -> list[str]:
+        tool = Tool(hangs, timeout_s=0.1)
+        results: list[str] = []
+        before = threading.active_count()
+
+        async def one() -> None:
+            results.append((await tool.call("", CONTEXT)).content)
+
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(TOOL_THREADS_MAX):
+                    tasks.start_soon(one)
+        more = threading.active_count() - before
+        released.set()
+        with anyio.fail_after(10):
+            while (await Tool(hangs, timeout_s=5).call("", CONTEXT)).content != "at last":
+                pass
+
+        assert more <= TOOL_THREADS_MAX
+        return results
+
+    results = anyio.run(body, backend=backend)
+
+    assert sum("it may have had an effect" in result for result in results) == TOOL_THREADS_MAX
+    assert sum("it did not begin" in result for result in results) == TOOL_THREADS_MAX
