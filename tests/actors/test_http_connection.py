@@ -323,3 +323,19 @@ def test_cancelled_and_closed_it_leaves_no_socket(stage: str, tls: bool, backend
         assert open_sockets() == before
 
     run_on(body, backend)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_server_that_breaks_off_while_the_request_goes_out_is_a_write_error(backend: str) -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.stream.receive()
+        await peer.reset()
+
+    async def body() -> None:
+        async with serve(talk) as server:
+            connection = HttpConnection(*await dial(Route("http", NAME, server.port)))
+            with pytest.raises(httpx.WriteError):
+                await connection.begin(request_of(ENDLESS_BYTES))
+            connection.close()
+
+    run_on(body, backend)
