@@ -3,11 +3,12 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import anyio
 from msgspec import Struct
@@ -151,6 +152,8 @@ class Runtime(Kernel):
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
         self._used_models: dict[int, Model] = {}
+        self._models: WeakSet[Model] = WeakSet()
+        self.on_close(self._close_models)
         self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)
         self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
         self.register(RETENTION_KIND, lambda id: RetentionActor(id, partial(expire, self)), durable=False)
@@ -162,7 +165,7 @@ class Runtime(Kernel):
     def agent_actor(self, spec: AgentSpec, key: str) -> Ref:
         """The actor of an agent, which lives as long as somebody holds the spec; use `Agent` instead."""
         self._specs[key] = spec
-        self.on_close(spec.model.aclose)
+        self._close_later(spec.model)
         return self.actor(AGENT_KIND, key)
 
     def next_agent_key(self, name: str) -> str:
@@ -209,6 +212,21 @@ class Runtime(Kernel):
     def _make_agent(self, id: ActorId) -> AgentActor:
         return AgentActor(id, self._specs.get(id.key), self._model_used)
 
+    def _close_later(self, model: Model) -> None:
+        """Close the model with the runtime. One that closes what it leaves idle by itself is not kept for that."""
+        if hasattr(model, "close_expired"):
+            with suppress(TypeError):  # of a type without weak references
+                self._models.add(model)
+                return
+        self.on_close(model.aclose)
+
+    async def _close_models(self) -> None:
+        for model in list(self._models):
+            try:
+                await model.aclose()
+            except Exception:  # noqa: BLE001 - one that fails must not keep the others open
+                _log.exception("closing the model %r raised", model.name)
+
     def _model_used(self, model: Model) -> None:
         """A run of this model has ended: what connections it leaves idle are to be closed before the server does."""
         if id(model) not in self._used_models and hasattr(model, "close_expired"):
@@ -218,6 +236,12 @@ class Runtime(Kernel):
 
     def _expire_connections(self) -> None:
         used: dict[int, Any] = self._used_models
-        self._used_models = {key: model for key, model in used.items() if model.close_expired()}
+        self._used_models = {}
+        for key, model in used.items():
+            try:
+                if model.close_expired():
+                    self._used_models[key] = model
+            except Exception:  # noqa: BLE001 - a model may be the user's own, and this is nobody's request
+                _log.exception("close_expired of the model %r raised: it is not called any more", model.name)
         if self._used_models:
             self.at(self.now() + EXPIRE_EVERY_S, self._expire_connections)

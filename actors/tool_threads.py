@@ -79,7 +79,7 @@ class ThreadedCall:
                 return []
             self.begun = True
         try:
-            # In a list: trio takes a bare coroutine from a thread for a mistake, and a wrapped async function gives one.
+            # In a list: trio takes a bare coroutine from a thread for a mistake, which a wrapped async function gives.
             return [self.function(**self.values)]
         except SystemExit as error:  # of a command's function: it would end the program from a thread
             raise RuntimeError(f"it called sys.exit({error.code!r})") from error
