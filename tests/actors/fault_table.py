@@ -166,6 +166,11 @@ def _broken_connections() -> list[Row]:
             streamed=Cell(sent=Take((half_stream,), "close"), outcome=BadResponse, kept=False, pieces=True),
             why_not="a body has no events",
         ),
+    ]
+
+
+def _connections_without_a_word() -> list[Row]:
+    return [
         Row(
             name="RST before the first byte",
             kind="reset",
@@ -371,6 +376,7 @@ def _silences() -> list[Row]:
 
 _PARTS: tuple[Callable[[], list[Row]], ...] = (
     _broken_connections,
+    _connections_without_a_word,
     _after_the_end,
     _bad_answers,
     _odd_but_good,

@@ -237,15 +237,19 @@ def test_a_turn_that_overflows_the_context_fails_for_good_and_the_session_goes_o
     run(body)
 
 
+REFUSED: dict[str, tuple[str, dict[str, object], int]] = {
+    "unknown route": ("/nothing", {}, 404),
+    "field of the wrong type": ("", {"temperature": "hot"}, 400),
+    "no messages": ("", {"messages": "none"}, 400),
+}
+"""What is asked for: a path behind the URL, and fields of the body; and the status that comes."""
+
+
 @streamed_or_not
-@pytest.mark.parametrize(
-    ("path", "extra", "status"),
-    [("/nothing", {}, 404), ("", {"temperature": "hot"}, 400), ("", {"messages": "none"}, 400)],
-    ids=["unknown route", "field of the wrong type", "no messages"],
-)
-def test_what_the_server_refuses_is_a_bad_request_at_once(
-    run: Run, llama_url: str, path: str, extra: dict[str, object], status: int, streamed: bool
-) -> None:
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_server_refuses_is_a_bad_request_at_once(run: Run, llama_url: str, what: str, streamed: bool) -> None:
+    path, extra, status = REFUSED[what]
+
     async def body() -> None:
         model = client_of(llama_url + path)
         request = ModelRequest((Message(role="user", content="hello"),), settings=ModelSettings(extra_body=extra))

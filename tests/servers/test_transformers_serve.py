@@ -93,29 +93,23 @@ def test_gibberish_is_an_answer_too(run: Run, transformers_url: str, streamed: b
     run(body)
 
 
+REFUSED: dict[str, tuple[str, dict[str, object], type[ModelError], int]] = {
+    "unknown route": ("/nothing", {}, BadRequest, 404),
+    "another model": ("", {"model": "another"}, BadRequest, 400),
+    "unknown field": ("", {"a_field_of_nobody": 1}, BadRequest, 422),
+    "crash of the server": ("", {"messages": "no list"}, ModelUnavailable, 500),
+}
+"""What is asked for: a path behind the URL, and fields of the body; and what comes."""
+
+
 @streamed_or_not
-@pytest.mark.parametrize(
-    ("path", "settings", "kind", "status"),
-    [
-        ("/nothing", {}, BadRequest, 404),
-        ("", {"model": "another"}, BadRequest, 400),
-        ("", {"a_field_of_nobody": 1}, BadRequest, 422),
-        ("", {"messages": "no list"}, ModelUnavailable, 500),
-    ],
-    ids=["unknown route", "another model", "unknown field", "crash of the server"],
-)
-def test_errors_in_its_own_form_are_typed(
-    run: Run,
-    transformers_url: str,
-    path: str,
-    settings: dict[str, object],
-    kind: type[ModelError],
-    status: int,
-    streamed: bool,
-) -> None:
+@pytest.mark.parametrize("what", REFUSED)
+def test_errors_in_its_own_form_are_typed(run: Run, transformers_url: str, what: str, streamed: bool) -> None:
+    path, extra, kind, status = REFUSED[what]
+
     async def body() -> None:
         model = client_of(transformers_url + path)
-        request = ModelRequest((Message(role="user", content="hello"),), settings=ModelSettings(extra_body=settings))
+        request = ModelRequest((Message(role="user", content="hello"),), settings=ModelSettings(extra_body=extra))
         with pytest.raises(ModelError) as caught:
             await model.complete(request, on_delta=(lambda _: None) if streamed else None)
         await model.aclose()
