@@ -1,4 +1,4 @@
-"""Makes a Llama of half a megabyte that has learnt one conversation by heart: a tool's call, and what follows from it.
+"""Makes a Llama of 1.6 megabytes that has learnt one conversation by heart: a tool's call, and what follows from it.
 
     python .ci/tiny_llama.py FOLDER
 
