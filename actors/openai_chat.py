@@ -109,15 +109,11 @@ class OpenAIChat:
         }
         for name, (kind, example) in _KINDS.items():
             check_kind(name, given[name], kind, example=example)
-        timeouts = {
-            "progress_timeout_s": progress_timeout_s,
-            "timeout_s": timeout_s,
-            "first_byte_timeout_s": progress_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s,
-        }
-        for name, seconds in timeouts.items():
-            check_number(name, seconds)
-            if not seconds > 0:
-                raise ValueError(f"{name} must be positive, not {seconds}")
+        timeouts = _checked_timeouts(
+            progress_timeout_s=progress_timeout_s,
+            timeout_s=timeout_s,
+            first_byte_timeout_s=progress_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s,
+        )
         endpoint = find_endpoint(base_url=base_url, provider=provider, api_key=api_key, headers=headers)
         self._settings = settings or ModelSettings()
         model = self._settings.model or model or os.environ.get("OPENAI_MODEL")
@@ -224,3 +220,11 @@ def _dialect(
         stream_usage=dialect.stream_usage if stream_usage is None else stream_usage,
         sends_back=dialect.sends_back if send_extra else frozenset(),
     )
+
+
+def _checked_timeouts(**timeouts: float) -> dict[str, float]:
+    for name, seconds in timeouts.items():
+        check_number(name, seconds)
+        if not seconds > 0:
+            raise ValueError(f"{name} must be positive, not {seconds}")
+    return timeouts

@@ -4,6 +4,7 @@ A thread cannot be cut off. So a function that hangs keeps the threads that it h
 other tools or from the look-ups of names (which share the event loop's default threads), nor get new ones without end.
 """
 
+import inspect
 import threading
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,8 +89,11 @@ class ThreadedCall:
 
 
 def _code_of(function: ToolFunction) -> object:
-    """What is the same of a function that is made anew for each agent: there are only so many of it in a program."""
+    """What is the same of a function that is made anew for each agent: there are only so many of it in a program.
+
+    Behind decorators (that keep to functools.wraps), which have one code for all that they decorate.
+    """
     while isinstance(function, partial):
         function = function.func
-    function = getattr(function, "__func__", function)
+    function = inspect.unwrap(getattr(function, "__func__", function))
     return getattr(function, "__code__", type(function))

@@ -1,6 +1,7 @@
 """Tools that go wrong in ways of their own, and tools that are cancelled: the one is an answer, the other passes."""
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -286,3 +287,34 @@ def test_a_thread_that_hangs_counts_until_it_ends(backend: str) -> None:
 
     assert sum("it may have had an effect" in result for result in results) == TOOL_THREADS_MAX
     assert sum("it did not begin" in result for result in results) == TOOL_THREADS_MAX
+
+
+def test_tools_behind_one_decorator_have_threads_of_their_own() -> None:
+    released = threading.Event()
+
+    def decorated(function: Callable[[], str]) -> Callable[[], str]:
+        @functools.wraps(function)
+        def wrapper() -> str:
+            return function()
+
+        return wrapper
+
+    @decorated
+    def hangs() -> str:
+        released.wait(20)
+        return "at last"
+
+    @decorated
+    def quick() -> str:
+        return "at once"
+
+    async def body() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(TOOL_THREADS_MAX):
+                tasks.start_soon(Tool(hangs, timeout_s=0.1).call, "", CONTEXT)
+        result = await Tool(quick, timeout_s=5).call("", CONTEXT)
+        released.set()
+
+        assert result.content == "at once"
+
+    anyio.run(body, backend="trio")
