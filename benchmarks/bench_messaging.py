@@ -6,7 +6,7 @@ installed (dependency group `bench`). Each system lives in a process of its own 
 turns in rounds, so that what else the machine does hits all of them alike. Who knows asyncio only runs under asyncio.
 
 Read off: the table at the end. "this" is the ratio of each one's least round, since what else the machine does only
-ever adds; beside it stand the lowest and the highest ratio of a same round: far apart, they say that it was busy. Where
+ever adds; beside it stand the lowest, highest and median ratio of a same round; far apart: it was busy. Where
 "at least" stands, it is how many times slower the other one is; with "at most" how many times the other's cost ours is,
 or the figure itself. "NO" is a figure that was not reached, "-" one that is only shown. Pykka has two speeds: while its
 two threads happen to share a core, as on a busy machine, it is as fast as if it were pinned (20 us, else over 100).

@@ -3,14 +3,14 @@
 Every row is the same calls of the same server by callboard (`client`: OpenAIChat.complete; `turn`: the same call as a
 turn of an agent in a session, on LMDB with durability "sync"), by bare httpx, httpx2 and aiohttp, and by the openai
 client, where they are installed (dependency group `bench`), on trio and on asyncio (aiohttp: there only); `socket` is
-what is left when a client does nothing. Each system
-lives in a process of its own (`system_process.py`); they take turns in rounds, so that what else the machine does hits
-all of them alike. The server is `model_upstream.py`: it knows its answers beforehand, so that it is not the limit. It
-counts the calls, each client compares each text with what was sent, and the store is read afterwards for the turns: a
-wrong number or text fails the row; for ours it fails the run.
+what is left when a client does nothing. Each system lives in a process of its own (`system_process.py`); they take
+turns in many short rounds, so that what else the machine does hits all of them alike, and each has a quiet one. The
+server is `model_upstream.py`: it knows its answers beforehand, so that it is not the limit. It counts the calls, each
+client compares each text with what was sent, and the store is read afterwards for the turns: a wrong number or text
+fails the row; for ours it fails the run.
 
 Read off: the table at the end. "this" is the ratio of each one's best round, since what else the machine does only ever
-takes; beside it stand the lowest and the highest ratio of a same round: far apart, they say that it was busy. "at most"
+takes; beside it stand the lowest, highest and median ratio of a same round; far apart: it was busy. "at most"
 is how many times the other's cost ours is, or the figure itself, "at least" how many times as many. "NO" is a figure
 that was not reached, "-" one that is only shown. The JSON lines before it have the figures, in the unit that the end of
 the name says: `cpu_us` is the CPU time of the whole process per call (or turn), all its threads and the kernel's part
@@ -60,7 +60,7 @@ SYSTEMS_OF = {
     "idle": ("client", *OTHERS),
     "cancel": ("client", "turn", *OTHERS),
 }
-ROUNDS_OF = {"many": 2, "streams": 2, "connections": 3, "cancel": 1}
+ROUNDS_OF = {"paced": 8, "many": 2, "streams": 2, "connections": 3, "idle": 6, "cancel": 1}
 """At most so many, where a round takes long."""
 QUICK_ROWS = ("post", "burst", "paced")
 QUICK_OTHERS = ("httpx",)
@@ -109,8 +109,8 @@ def run(options: Options, load: Load) -> Rounds:
 def load_of(url: str, folder: str, *, quick: bool) -> Load:
     load = partial(Load, url=url, folder=folder, gap_ms=10)
     if quick:
-        return load(seconds=0.5, at_once=(1, 10, 100), connections=1_000, idle=200, cancelled=1_000)
-    return load(seconds=1.5, at_once=(1, 10, 100, 1_000, 5_000), connections=5_000, idle=1_000, cancelled=10_000)
+        return load(seconds=0.3, at_once=(1, 10, 100), connections=1_000, idle=200, cancelled=1_000)
+    return load(seconds=0.5, at_once=(1, 10, 100, 1_000, 5_000), connections=5_000, idle=1_000, cancelled=10_000)
 
 
 def describe_machine(load: Load) -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(SYSTEMS_OF), metavar="ROW", help="default: all")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="default: both")
     parser.add_argument("--beside", nargs="*", choices=OTHERS, help="which others; default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="of each system in each row")
+    parser.add_argument("--rounds", type=int, default=15, help="of each system in each row")
     parser.add_argument("--folder", help="where the stores lie; default: the system's folder for temporary files")
     parser.add_argument(
         "--quick", action="store_true", help=f"a look, no result: by default {QUICK_ROWS} on trio beside {QUICK_OTHERS}"
@@ -153,7 +153,7 @@ def main() -> None:
         rows=chosen.rows or list(QUICK_ROWS if quick else SYSTEMS_OF),
         backends=chosen.backends or list(BACKENDS[:1] if quick else BACKENDS),
         beside=list(QUICK_OTHERS if quick else OTHERS) if chosen.beside is None else chosen.beside,
-        rounds=min(chosen.rounds, 2) if quick else chosen.rounds,
+        rounds=min(chosen.rounds, 4) if quick else chosen.rounds,
     )
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder, open_model_server() as url:
         load = load_of(url, folder, quick=quick)

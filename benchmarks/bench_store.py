@@ -11,7 +11,7 @@ acknowledged, is there twice, or in another order, is counted, for each system, 
 run.
 
 Read off: the table at the end. "this" is the ratio of each one's best round, since what else the machine does only ever
-takes; beside it stand the lowest and the highest ratio of a same round: far apart, they say that it was busy. Where "at
+takes; beside it stand the lowest, highest and median ratio of a same round; far apart: it was busy. Where "at
 least" stands, it is how many times as fast as the other ours is; with "at most" how many times the other's cost ours
 is, or the figure itself. "NO" is a figure that was not reached, "-" one that is only shown. The JSON lines before it
 have the figures, in the unit that the end of the name says. `cpu_us` is of the whole process, per turn.

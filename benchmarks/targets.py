@@ -1,6 +1,7 @@
 """Figures to reach, as ratios within one run, and what came of them: the table at the end of a benchmark."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 
 import msgspec
 
@@ -39,14 +40,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A line with its result: the ratio of the least disturbed rounds, and the lowest and highest of one same round."""
+    """A line with its result: the ratio of each one's least disturbed round, and those of each two of a same round."""
 
     target: Target
     backend: str
     beside: str
     this: float
-    lowest: float
-    highest: float
+    ratios: Sequence[float]
 
     @property
     def verdict(self) -> str:
@@ -73,7 +73,7 @@ def _judged(target: Target, measured: Measured, backend: str) -> Verdict | None:
     mine = f"{target.ours} on {backend}"
     ours = measured.get((mine, target.row, target.figure), ())
     if not target.beside:
-        return Verdict(target, backend, "", min(ours), min(ours), max(ours)) if ours else None
+        return Verdict(target, backend, "", min(ours), ours) if ours else None
     name = target.beside.format(backend=backend)
     figure = target.beside_figure or target.figure
     theirs = measured.get((mine if name == "ours" else name, target.row, figure), ())
@@ -81,7 +81,7 @@ def _judged(target: Target, measured: Measured, backend: str) -> Verdict | None:
     if not ratios:
         return None
     this = _ratio(target, _best(target, ours), _best(target, theirs))
-    return Verdict(target, backend, f"{name}: {figure}", this, min(ratios), max(ratios))
+    return Verdict(target, backend, f"{name}: {figure}", this, ratios)
 
 
 def _best(target: Target, rounds: Sequence[float]) -> float:
@@ -94,7 +94,7 @@ def _ratio(target: Target, ours: float, theirs: float) -> float:
 
 def print_table(targets: Sequence[Target], measured: Measured, backends: Sequence[str]) -> None:
     """What the issue asks for, and what this run says to it."""
-    heads = ("work", "ours on", "beside", "this", "of", "to reach", "aim", "reached")
+    heads = ("work", "ours on", "beside", "this", "of", "median", "to reach", "aim", "reached")
     table: list[tuple[str, ...]] = [heads, *(_cells(verdict) for verdict in judged(targets, measured, backends))]
     widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
     for line in table:
@@ -109,7 +109,8 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
         verdict.backend,
         verdict.beside,
         f"{verdict.this:.3g}",
-        f"{verdict.lowest:.3g} to {verdict.highest:.3g}",
+        f"{min(verdict.ratios):.3g} to {max(verdict.ratios):.3g}",
+        f"{median(verdict.ratios):.3g}",
         "" if target.limit is None else f"{bound} {target.limit:g}",
         "" if target.aim is None else f"{target.aim:g}",
         verdict.verdict,
