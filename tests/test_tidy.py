@@ -33,6 +33,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "an_except_names_what_it_expects": {
             "runtime/committer.py::Committer._commit": "whatever a store raises must reach the callers that wait",
             "runtime/committer.py::Committer._work": "a thread that ended here would leave all callers waiting",
+            "actors/host.py": "a model may be the user's own: closing it must not cost others their sessions",
             "runtime/guard.py": "the guard of handlers, loads and children: a crash is for the supervisor to judge",
             "runtime/gate.py::release_all": "an action that raises must not keep back the replies behind it",
             "runtime/runtime.py::Runtime._close": "a closer that raises must not keep the store open",

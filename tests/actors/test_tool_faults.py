@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -228,7 +227,7 @@ def test_a_tool_that_raises_what_is_no_exception_fails_the_run_and_the_record_sa
 def test_a_function_that_many_agents_have_as_a_tool_has_no_more_threads_for_that(backend: str) -> None:
     at_once: list[int] = []
     running = 0
-    lock = threading.Lock()
+    lock, pause = threading.Lock(), threading.Event()
 
     def made_anew() -> Tool:
         def busy() -> str:
@@ -236,7 +235,7 @@ def test_a_function_that_many_agents_have_as_a_tool_has_no_more_threads_for_that
             with lock:
                 running += 1
                 at_once.append(running)
-            time.sleep(0.02)
+            pause.wait(0.02)  # so that they overlap
             with lock:
                 running -= 1
             return "done"
