@@ -112,7 +112,7 @@ async def never_repeated(self: HttpConnection, request: bytes, **options: Any) -
 
 async def remembered(self: ConnectionPool, route: Any) -> HttpConnection:
     connection = await _connect(self, route)
-    _ways[connection] = lambda: dial(route, ssl_context=self._ssl_context)
+    _ways[connection] = lambda: dial(route, ssl_context=self.ssl_context)
     return connection
 
 
