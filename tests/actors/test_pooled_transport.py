@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 from both_backends import on_both_backends, run_on
-from pool_server import Peer, chunked, response, serve, until
+from pool_server import Peer, chunked, client_context, response, serve, server_context, until
 
 from callboard.actors.pooled_transport import STARTED, PooledTransport, PoolStatistics
 from callboard.testing import FakeUpstream, answer, fault
@@ -388,3 +388,42 @@ def test_one_pool_serves_event_loops_in_several_threads_at_once() -> None:
         thread.join()
 
     assert totals == [2] * 4
+
+
+@on_both_backends
+async def test_certificates_of_the_users_own_are_trusted() -> None:
+    async def talk(peer: Peer) -> None:
+        while await peer.request():
+            await peer.send(response(b"safe"))
+
+    async with serve(talk, tls=server_context("127.0.0.1")) as server:
+        url = f"https://127.0.0.1:{server.port}/"
+        async with httpx.AsyncClient(transport=PooledTransport(ssl_context=client_context("127.0.0.1"))) as client:
+            texts = [(await client.get(url)).text for _ in range(3)]
+        async with httpx.AsyncClient(
+            transport=PooledTransport(ssl_context=client_context("another.example"))
+        ) as client:
+            with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
+                await client.get(url)
+
+        assert texts == ["safe"] * 3
+        assert len(server.heard) == 3
+        assert {heard.connection for heard in server.heard} == {0}
+
+
+@on_both_backends
+async def test_a_proxy_that_is_given_goes_before_the_environments() -> None:
+    async def proxy(peer: Peer) -> None:
+        while heard := await peer.request():
+            await peer.send(response(heard.headers["proxy-authorization"].encode()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTP_PROXY", "http://127.0.0.9:9")
+        patch.setenv("NO_PROXY", "far.example")
+        async with serve(proxy) as server:
+            transport = PooledTransport(proxy=f"http://me:secret@127.0.0.1:{server.port}")
+            async with httpx.AsyncClient(transport=transport) as client:
+                got = await client.get("http://far.example/a")
+
+    assert got.text == "Basic bWU6c2VjcmV0"
+    assert server.heard[0].line == "GET http://far.example/a HTTP/1.1"

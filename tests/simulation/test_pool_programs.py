@@ -229,7 +229,7 @@ def first_fault() -> str:
     for seed in SEEDS_FOR_MUTATIONS:
         try:
             play(seed, "trio")
-        except (AssertionError, TimeoutError, ExceptionGroup) as error:
+        except (AssertionError, TimeoutError) as error:
             first = first_error(error)
             return f"seed {seed}: {type(first).__name__}: {first}"
     return ""
