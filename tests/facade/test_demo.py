@@ -84,7 +84,7 @@ async def test_the_demo_needs_no_key_and_no_server_but_its_own(tmp_path: Path) -
 
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"no key" in result.stdout
-    assert re.search(rb"acknowledged messages: 12, in the store: 12, lost: 0, runs cut .*: [12]\n", result.stdout)
+    assert re.search(rb"acknowledged messages: 12, in the store: 12, lost: 0, runs cut .*: [1-9]\n", result.stdout)
 
 
 @pytest.mark.kill
