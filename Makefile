@@ -37,7 +37,7 @@ ifdef T
 	pytest $(T)
 else
 	coverage erase
-	coverage run $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	coverage run $(VENV)/bin/pytest --numprocesses 4 --dist worksteal $(ARGS)
 	coverage combine --quiet
 	coverage report
 endif

@@ -247,7 +247,8 @@ def _print_report(console: Console, stage: _Stage) -> None:
             f"\nacknowledged messages: {proof.acknowledged}, in the store: {proof.stored}, lost: {len(proof.lost)}, "
             f"runs cut by the kill and marked: {len(proof.interrupted)}",
             "bold green",
-        )
+        ),
+        soft_wrap=True,
     )
     where = printable(str(stage.store))
     console.print(Text(f"The data lies in {where}. Look at it with:\n  callboard sessions --store {where}"))
