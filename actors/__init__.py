@@ -15,7 +15,7 @@ tools, tool_parameters, tool_context, tool_threads, json_schema, instructions   
 tool_calls, journal, progress, approvals    tool calls, each at most once
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
 host, session, session_manager, agent, run, reply   the public handles
-errors, ids
+errors, ids, per_loop
 """
 
 from .agent import Agent, ChatStream

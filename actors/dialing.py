@@ -13,6 +13,7 @@ Source: RFC 9110, 9.3.6 (CONNECT); RFC 9112, 3.2 (forms of the target).
 
 import ssl
 from base64 import b64encode
+from collections.abc import Iterable
 from functools import cache
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -23,10 +24,10 @@ import httpx
 from anyio.streams.tls import TLSStream
 from msgspec import Struct
 
-from .http1 import HttpError, ResponseParser
+from .http1 import HttpError, ResponseParser, encode_head
 from .socket_stream import SocketStream, connect
 
-__all__ = ["Proxy", "Route", "Wire", "dial", "environment_proxy", "proxy_at", "route_to"]
+__all__ = ["Proxy", "Route", "Wire", "dial", "environment_proxy", "proxy_at", "request_head", "route_to"]
 
 Wire: TypeAlias = SocketStream | TLSStream
 """What carries the bytes of requests and responses."""
@@ -54,6 +55,19 @@ class Route(Struct, frozen=True):
     def is_forwarded(self) -> bool:
         """Whether a proxy reads the requests themselves, which then name the whole URL."""
         return self.proxy is not None and self.scheme == "http"
+
+
+def request_head(route: Route, method: bytes, url: httpx.URL, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A request's head as this route wants it: a proxy that forwards needs the whole URL, and its own credentials.
+
+    Raises:
+        HttpError: see encode_head.
+    """
+    if not route.is_forwarded or route.proxy is None:
+        return encode_head(method, url.raw_path, headers)
+    if route.proxy.authorization:
+        headers = [*headers, (b"proxy-authorization", route.proxy.authorization)]
+    return encode_head(method, url.raw_scheme + b"://" + url.netloc + url.raw_path, headers)
 
 
 def route_to(url: httpx.URL, *, trust_env: bool, proxy: Proxy | None = None) -> Route:

@@ -19,22 +19,18 @@ Source: the circuit breaker (Nygard, "Release It!"), with a time in place of its
 
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from itertools import count
 from typing import Any
 
 import anyio
-import msgspec
-from anyio.lowlevel import RunVar
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ..runtime.options import check_number
 from .errors import BadRequest, ContextOverflow, ModelError, Refused
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OnDelta
+from .per_loop import PerLoop
 
 __all__ = ["FallbackMember", "FallbackModel"]
-
-_fallback_numbers = count(1)
 
 
 class FallbackMember(Struct, frozen=True, eq=False):
@@ -79,8 +75,7 @@ class FallbackModel:
         if not self._members:
             raise ValueError("a FallbackModel needs at least one model")
         self._cooldown_s = cooldown_s
-        # The name is unique because anyio before 4.9 keys by it.
-        self._resting: RunVar[dict[FallbackMember, float]] = RunVar(f"callboard.fallback.{next(_fallback_numbers)}")
+        self._resting = PerLoop(dict[FallbackMember, float])
 
     def __repr__(self) -> str:
         return f"FallbackModel({[member.model for member in self._members]!r})"
@@ -125,7 +120,7 @@ class FallbackModel:
                 if shown:
                     break
             else:
-                self._resting_now().pop(member, None)
+                self._resting.get().pop(member, None)
                 return answer if answer.model else replace(answer, model=member.settings.model or member.model.name)
         raise _summed_up(errors)
 
@@ -146,37 +141,20 @@ class FallbackModel:
 
     def _in_order(self) -> list[FallbackMember]:
         """Those that rest come last, the one that has rested longest first."""
-        resting, now = self._resting_now(), anyio.current_time()
+        resting, now = self._resting.get(), anyio.current_time()
         for member in [member for member, until in resting.items() if until <= now]:
             del resting[member]
         return sorted(self._members, key=lambda member: resting.get(member, 0.0))
 
     def _rest(self, member: FallbackMember, error: ModelError) -> None:
         seconds = max(self._cooldown_s, error.retry_after_s or 0.0)
-        self._resting_now()[member] = anyio.current_time() + seconds
-
-    def _resting_now(self) -> dict[FallbackMember, float]:
-        try:
-            return self._resting.get()
-        except LookupError:
-            resting: dict[FallbackMember, float] = {}
-            self._resting.set(resting)
-            return resting
+        self._resting.get()[member] = anyio.current_time() + seconds
 
     def _request_to(self, member: FallbackMember, request: ModelRequest) -> ModelRequest:
         theirs = request.settings
         if member is not self._members[0] and theirs.model is not None:
             theirs = replace(theirs, model=None)
-        set_here = {
-            name: value for name, value in msgspec.structs.asdict(member.settings).items() if value not in _UNSET
-        }
-        if not set_here and theirs is request.settings:
-            return request
-        set_here["extra_body"] = theirs.extra_body | member.settings.extra_body
-        return replace(request, settings=replace(theirs, **set_here))
-
-
-_UNSET: tuple[Any, ...] = (None, (), {})
+        return replace(request, settings=member.settings.over(theirs))
 
 
 def _member(given: Any) -> FallbackMember:

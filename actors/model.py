@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from .message import Message, Usage
 
@@ -46,6 +46,13 @@ class ModelSettings(Struct, frozen=True, omit_defaults=True, gc=False):
     tool_choice: str | None = None
     parallel_tool_calls: bool | None = None
     extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def over(self, others: "ModelSettings") -> "ModelSettings":
+        """These, and the others' where these leave something open; `extra_body` is merged field by field."""
+        theirs, mine = structs.asdict(others), structs.asdict(self)
+        chosen = {name: theirs[name] if value in (None, ()) else value for name, value in mine.items()}
+        chosen["extra_body"] = others.extra_body | self.extra_body
+        return ModelSettings(**chosen)
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Awaitable, Mapping
 
 import httpx
-import msgspec
 from msgspec.structs import replace
 
 from ..runtime.options import check_kind, check_number
@@ -46,8 +45,8 @@ class OpenAIChat:
     """A model behind the OpenAI chat completions API. One object serves many runs at once, on trio and on asyncio.
 
     Make one and give it to all agents: it holds the connections. One for each agent or request connects anew each time
-    and leaves an idle socket behind, which stays open until `aclose`, until that object's next request, or until the
-    runtime that it served closes. Agents may differ in model and settings all the same: both go with each request.
+    and leaves an idle socket behind, which a runtime closes 4 s after a run, and else that object's next request or
+    `aclose`. Agents may differ in model and settings all the same: both go with each request.
 
     Args:
         base_url: where the API is, for instance "http://127.0.0.1:8080/v1"; else the provider's own address; else
@@ -115,12 +114,12 @@ class OpenAIChat:
             first_byte_timeout_s=progress_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s,
         )
         endpoint = find_endpoint(base_url=base_url, provider=provider, api_key=api_key, headers=headers)
-        self._settings = settings or ModelSettings()
-        model = self._settings.model or model or os.environ.get("OPENAI_MODEL")
+        settings = settings or _NOTHING_SET
+        model = settings.model or model or os.environ.get("OPENAI_MODEL")
         if not model:
             raise ValueError("which model? give model=... or set OPENAI_MODEL")
         self._name = model
-        self._defaults = replace(self._settings, model=model)
+        self._defaults = replace(settings, model=model)
         self._pool = ConnectionPool(ssl_context=ssl_context)
         self._gate = ProviderGate(connections_max=connections_max, policy=retries)
         self._server = Server(
@@ -200,14 +199,7 @@ class OpenAIChat:
 
     def _effective(self, settings: ModelSettings) -> ModelSettings:
         """A request's settings over this client's."""
-        if settings == _NOTHING_SET:
-            return self._defaults
-        theirs = msgspec.structs.asdict(settings)
-        mine = msgspec.structs.asdict(self._settings)
-        chosen = {name: mine[name] if value in (None, ()) else value for name, value in theirs.items()}
-        chosen["model"] = chosen["model"] or self._name
-        chosen["extra_body"] = mine["extra_body"] | theirs["extra_body"]
-        return ModelSettings(**chosen)
+        return self._defaults if settings == _NOTHING_SET else settings.over(self._defaults)
 
 
 def _dialect(

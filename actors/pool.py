@@ -20,17 +20,16 @@ Source: httpcore's connection pool for the rules of reuse; FACTS.md, section htt
 
 import ssl
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from itertools import count
 
 import anyio
 import httpx
-from anyio.lowlevel import RunVar
 
 from .dialing import Route, dial
 from .http1 import ResponseHead
 from .http_connection import HttpConnection
+from .per_loop import PerLoop
 
 __all__ = ["CONNECT_TIMEOUT_S", "IDLE_S", "ConnectionPool", "PooledResponse"]
 
@@ -42,8 +41,6 @@ IDLE_S = 4.0
 
 SWEEP_MAX = 8
 """Idle connections that one request closes at most, so that no request pays for a burst that is long over."""
-
-_pool_numbers = count(1)
 
 
 @dataclass(slots=True)
@@ -141,9 +138,7 @@ class ConnectionPool:
     def __init__(self, *, idle_s: float = IDLE_S, ssl_context: ssl.SSLContext | None = None) -> None:
         self._idle_s = idle_s
         self.ssl_context = ssl_context
-        # Sockets belong to an event loop, a pool may outlive it. The name is unique because anyio before 4.9 keys by
-        # it.
-        self._origins: RunVar[dict[Route, _Origin]] = RunVar(f"callboard.pool.{next(_pool_numbers)}")
+        self._origins = PerLoop(lambda: defaultdict[Route, _Origin](_Origin))
 
     async def send(self, route: Route, request: bytes, *, expects_body: bool = True) -> PooledResponse:
         """Send a request, head and body as bytes, and read the head of its response. `expects_body`: not for HEAD.
@@ -154,7 +149,7 @@ class ConnectionPool:
 
         Cancellation: the connection is closed.
         """
-        origin = self._origin(route)
+        origin = self._origins.get()[route]
         origin.in_use += 1
         connection: HttpConnection | None = None
         try:
@@ -193,33 +188,18 @@ class ConnectionPool:
         except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
 
-    def _known(self) -> dict[Route, _Origin]:
-        try:
-            return self._origins.get()
-        except LookupError:
-            origins: dict[Route, _Origin] = {}
-            self._origins.set(origins)
-            return origins
-
-    def _origin(self, route: Route) -> _Origin:
-        origins = self._known()
-        origin = origins.get(route)
-        if origin is None:
-            origin = origins[route] = _Origin()
-        return origin
-
     def counts(self) -> tuple[int, int]:
         """How many connections of the running event loop are in use, and how many lie idle."""
-        origins = self._known().values()
+        origins = self._origins.get().values()
         return sum(origin.in_use for origin in origins), sum(len(origin.idle) for origin in origins)
 
     def close_expired(self) -> None:
         """Close the idle connections of the running event loop that are past their time."""
-        for origin in self._known().values():
+        for origin in self._origins.get().values():
             origin.sweep(self._idle_s, closed_max=len(origin.idle))
 
     def close_idle(self) -> None:
         """Close all idle connections of the running event loop. Requests in progress go on."""
-        for origin in self._known().values():
+        for origin in self._origins.get().values():
             while origin.idle:
                 origin.idle.pop()[1].close()

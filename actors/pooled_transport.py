@@ -7,20 +7,20 @@ Source: httpx's guide to custom transports.
 """
 
 import ssl
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import count
 from typing import cast
 
 import anyio
 import httpx
-from anyio.lowlevel import RunVar
 from msgspec import Struct
 
 from ..runtime.options import check_count
-from .dialing import Route, proxy_at, route_to
-from .http1 import HttpError, encode_head
+from .dialing import Route, proxy_at, request_head, route_to
+from .http1 import HttpError
+from .per_loop import PerLoop
 from .pool import IDLE_S, ConnectionPool, PooledResponse
 
 __all__ = ["CONNECTIONS_MAX", "STARTED", "PoolStatistics", "PooledBody", "PooledTransport"]
@@ -31,8 +31,6 @@ queue of our own making is never taken for a stalled server."""
 
 CONNECTIONS_MAX = 1000
 """Requests at once per origin; openai's own client has the same. Most systems allow a process 1024 open files."""
-
-_transport_numbers = count(1)
 
 _OURS = frozenset({b"transfer-encoding", b"content-length", b"proxy-authorization"})
 """Headers that say how the body is framed, or how to pass the proxy: not the caller's to say."""
@@ -101,13 +99,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         check_count("connections_max", connections_max, least=1)
-        self._connections_max = connections_max
         self._trust_env = trust_env
         self._proxy = proxy_at(proxy) if proxy is not None else None
         self._pool = ConnectionPool(idle_s=idle_s, ssl_context=ssl_context)
         self._routes: dict[tuple[str, str, int | None], Route] = {}
-        self._limiters: RunVar[dict[Route, anyio.CapacityLimiter]] = RunVar(
-            f"callboard.transport.{next(_transport_numbers)}"
+        self._limiters = PerLoop(
+            lambda: defaultdict[Route, anyio.CapacityLimiter](lambda: anyio.CapacityLimiter(connections_max))
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -151,23 +148,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
             route = self._routes[key] = route_to(url, trust_env=self._trust_env, proxy=self._proxy)
         return route
 
-    def _known(self) -> dict[Route, anyio.CapacityLimiter]:
-        try:
-            return self._limiters.get()
-        except LookupError:
-            limiters: dict[Route, anyio.CapacityLimiter] = {}
-            self._limiters.set(limiters)
-            return limiters
-
     def _limiter(self, route: Route) -> anyio.CapacityLimiter:
-        limiters = self._known()
-        if route not in limiters:
-            limiters[route] = anyio.CapacityLimiter(self._connections_max)
-        return limiters[route]
+        return self._limiters.get()[route]
 
     def statistics(self) -> PoolStatistics:
         """What the running event loop's part holds now."""
-        limiters = [limiter.statistics() for limiter in self._known().values()]
+        limiters = [limiter.statistics() for limiter in self._limiters.get().values()]
         return PoolStatistics(
             in_use=sum(each.borrowed_tokens for each in limiters),
             waiting=sum(each.tasks_waiting for each in limiters),
@@ -182,17 +168,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
 async def _encode(request: httpx.Request, route: Route) -> bytes:
     """The request as it goes over the wire."""
     content = await request.aread()
-    url = request.url
-    target = url.raw_path
     headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _OURS]
-    if route.is_forwarded:
-        target = url.raw_scheme + b"://" + url.netloc + target
-        if route.proxy is not None and route.proxy.authorization:
-            headers.append((b"proxy-authorization", route.proxy.authorization))
     if content or request.method in ("POST", "PUT", "PATCH"):
         headers.append((b"content-length", str(len(content)).encode("ascii")))
     try:
-        return encode_head(request.method.encode("ascii"), target, headers) + content
+        return request_head(route, request.method.encode("ascii"), request.url, headers) + content
     except HttpError as error:
         raise httpx.LocalProtocolError(str(error)) from None
 

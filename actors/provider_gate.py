@@ -22,23 +22,20 @@ import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import count
 from math import inf
 
 import anyio
-from anyio.lowlevel import RunVar
 from msgspec import Struct
 
 from ..runtime.options import check_count
 from ..runtime.waking import Waker, current_backend
 from .errors import ModelError, RateLimited
 from .model import ModelAnswer
+from .per_loop import PerLoop
 from .retry import NextTry, RetryBudget, RetryPolicy, Tries
 from .throttle import Throttle
 
 __all__ = ["GateStatistics", "ProviderGate"]
-
-_gate_numbers = count(1)
 
 
 class GateStatistics(Struct, frozen=True):
@@ -171,10 +168,8 @@ class ProviderGate:
 
     def __init__(self, *, connections_max: int = 1000, policy: RetryPolicy | None = None) -> None:
         check_count("connections_max", connections_max, least=1)
-        self._connections_max = connections_max
         self._policy = policy or RetryPolicy()
-        # The name is unique because anyio before 4.9 keys by it.
-        self._doors: RunVar[_Door] = RunVar(f"callboard.gate.{next(_gate_numbers)}")
+        self._doors = PerLoop(lambda: _Door(Throttle(connections_max)))
 
     async def call(
         self, attempt: Callable[[], Awaitable[ModelAnswer]], *, shown: Callable[[], bool] = lambda: False
@@ -191,7 +186,7 @@ class ProviderGate:
 
         Cancellation: the attempt is cancelled, and the slot or the place in the queue is free.
         """
-        door = self._door()
+        door = self._doors.get()
         door.calls += 1
         door.budget.earn()
         tries: Tries | None = None
@@ -236,7 +231,7 @@ class ProviderGate:
 
     def statistics(self) -> GateStatistics:
         """See `GateStatistics`."""
-        door = self._door()
+        door = self._doors.get()
         opens_at = door.throttle.opens_at
         return GateStatistics(
             limit=door.throttle.limit,
@@ -248,11 +243,3 @@ class ProviderGate:
             retries=door.retries,
             rate_limited=door.rate_limited,
         )
-
-    def _door(self) -> _Door:
-        try:
-            return self._doors.get()
-        except LookupError:
-            door = _Door(Throttle(self._connections_max))
-            self._doors.set(door)
-            return door

@@ -69,10 +69,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             check_number(name, getattr(self, name))
         check_count("retries_max", self.retries_max, least=0)
-        if self.retries_max < 0 or self.retry_after_s_max < 0 or self.rate_limit_patience_s < 0:
+        if self.retry_after_s_max < 0 or self.rate_limit_patience_s < 0:
             raise ValueError(
-                "a retry policy has retries_max, retry_after_s_max and rate_limit_patience_s of 0 or more, not "
-                f"{self.retries_max}, {self.retry_after_s_max} and {self.rate_limit_patience_s}"
+                "a retry policy has retry_after_s_max and rate_limit_patience_s of 0 or more, not "
+                f"{self.retry_after_s_max} and {self.rate_limit_patience_s}"
             )
         if not 0.0 < self.first_s <= self.max_s or not 0.0 <= self.jitter <= 1.0:
             raise ValueError(

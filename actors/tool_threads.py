@@ -13,9 +13,9 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import RunVar
 
 from ..runtime.waking import Backend, current_backend
+from .per_loop import PerLoop
 from .tool_parameters import ToolFunction
 
 __all__ = ["TOOL_THREADS_MAX", "ThreadedCall"]
@@ -39,7 +39,7 @@ class _Threads:
         return self.bounds[code]
 
 
-_threads: RunVar[_Threads] = RunVar("callboard_tool_threads")
+_threads = PerLoop(_Threads)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,11 +57,7 @@ class ThreadedCall:
 
         Cancellation: where it has not begun it never will; else it goes on unwatched, and keeps its thread.
         """
-        try:
-            threads = _threads.get()
-        except LookupError:
-            threads = _Threads()
-            _threads.set(threads)
+        threads = _threads.get()
         bound = threads.bound_of(self.function)
         await bound.acquire_on_behalf_of(self)
         try:

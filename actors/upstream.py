@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import anyio
 import httpx
 
-from .dialing import Proxy, Route, route_to
-from .http1 import encode_head
+from .dialing import Proxy, Route, request_head, route_to
 from .http_connection import WRITE_TIMEOUT_S
 from .pool import CONNECT_TIMEOUT_S, ConnectionPool, PooledResponse
 from .pooled_transport import PooledBody
@@ -90,12 +89,7 @@ class PooledUpstream:
     def _find_way(self) -> tuple[Route, bytes]:
         """The route, and a head up to the body's length. Once: to look the environment's proxies up takes long."""
         url, route = self._url, route_to(self._url, trust_env=True, proxy=self._proxy)
-        target, headers = url.raw_path, [(b"host", url.netloc), *self._headers.raw]
-        if route.is_forwarded:
-            target = url.raw_scheme + b"://" + url.netloc + target
-            if route.proxy is not None and route.proxy.authorization:
-                headers.append((b"proxy-authorization", route.proxy.authorization))
-        head = encode_head(b"POST", target, headers)
+        head = request_head(route, b"POST", url, [(b"host", url.netloc), *self._headers.raw])
         self._way = route, head.removesuffix(b"\r\n") + b"content-length: "
         return self._way
 
@@ -135,19 +129,13 @@ class HttpxUpstream:
     async def post(self, body: bytes) -> UpstreamResponse:
         timeouts = {"connect": CONNECT_TIMEOUT_S, "write": WRITE_TIMEOUT_S, "read": None, "pool": None}
         extensions: dict[str, Any] = {"timeout": timeouts}
-        if isinstance(self._way, httpx.AsyncClient):
-            request = self._way.build_request(
-                "POST", self._url, content=body, headers=self._headers, extensions=extensions
-            )
-            try:
-                return _Through(await self._way.send(request, stream=True))
-            except httpx.HTTPStatusError as error:  # of a hook that calls raise_for_status: to us a response as others
-                return _Through(error.response)
-            except OSError as error:
-                raise httpx.TransportError(str(error)) from error
-        request = httpx.Request("POST", self._url, headers=self._headers, content=body, extensions=extensions)
+        given: dict[str, Any] = {"content": body, "headers": self._headers, "extensions": extensions}
         try:
-            return _Through(await self._way.handle_async_request(request))
+            if isinstance(self._way, httpx.AsyncClient):
+                return _Through(await self._way.send(self._way.build_request("POST", self._url, **given), stream=True))
+            return _Through(await self._way.handle_async_request(httpx.Request("POST", self._url, **given)))
+        except httpx.HTTPStatusError as error:  # of a hook that calls raise_for_status: to us a response as others
+            return _Through(error.response)
         except OSError as error:
             raise httpx.TransportError(str(error)) from error
 

@@ -8,6 +8,7 @@ import anyio
 import httpx
 import msgspec
 import pytest
+from both_backends import on_both_backends
 from pool_server import Peer, client_context, response, serve, server_context
 
 from callboard import (
@@ -25,18 +26,6 @@ from callboard.testing import FakeUpstream, UpstreamAnswer, refuse
 
 ONCE = RetryPolicy(retries_max=0, rate_limit_patience_s=0)
 REQUEST = ModelRequest((Message(role="user", content="hello"),))
-
-
-def on_both_backends(body: Callable[[], Awaitable[None]]) -> Callable[[str], None]:
-    async def guarded() -> None:
-        with anyio.fail_after(30):
-            await body()
-
-    @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-    def test(backend: str) -> None:
-        anyio.run(guarded, backend=backend)
-
-    return test
 
 
 def event(data: Any) -> bytes:

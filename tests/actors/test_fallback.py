@@ -74,7 +74,7 @@ async def test_the_first_model_is_asked_as_long_as_it_answers() -> None:
 
     assert answers == ["first"] * 3
     assert (len(first.requests), second.requests) == (3, [])
-    assert first.requests[0] is REQUEST
+    assert first.requests[0] == REQUEST
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
