@@ -41,6 +41,11 @@ class Table(IntEnum):
     STEP = 4
     OUTCOME = 5
     REMINDER = 6
+    STATE = 7
+    OVERLAY = 8
+    MEMORY = 9
+    OUTBOX = 10
+    EDIT = 11
 
 
 class Index(IntEnum):
@@ -51,6 +56,8 @@ class Index(IntEnum):
     TAG = 3
     OPEN_RUN = 4
     REMINDER_DUE = 5
+    RUN_STATUS = 6
+    OUTCOME_DUE = 7
 
 
 class Row(Struct, frozen=True, gc=False, array_like=True):
