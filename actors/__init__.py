@@ -3,7 +3,7 @@
 message, conversation, limits               what is said, and what is fit to be sent or stored
 run_record, turns, ledger, session_records  state machines and records of a session, without I/O
 archive, history                            reading what is stored
-session_messages, session_actor             the actor that is one session
+session_messages, session_reads, session_turns, session_actor   the actor that is one session
 agent_actor, execution, attempts, answer_check, persistence, spans, reentry, event_queue   the actor that is one agent,
                                             and the runs that it supervises
 model, openai_chat, fallback                what answers

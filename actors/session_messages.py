@@ -1,7 +1,7 @@
 """What can be asked of a session actor. Frozen values, so that they can cross a process border."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -27,6 +27,7 @@ __all__ = [
     "Grant",
     "MoveRun",
     "NoteRun",
+    "OneStep",
     "PatchMetadata",
     "PauseTurn",
     "ReadHead",
@@ -42,6 +43,9 @@ __all__ = [
     "TurnRevoked",
     "messages_size_bytes",
 ]
+
+
+ReplyT = TypeVar("ReplyT")
 
 
 def messages_size_bytes(messages: Iterable[Message]) -> int:
@@ -165,13 +169,18 @@ class StopRun(Request[None], frozen=True):
     reason: str
 
 
-class Append(Request[list[Message]], frozen=True, gc=False):
-    """Put messages at the end of history, as a turn of its own. Answered with them as stored.
+class OneStep(Request[ReplyT], Generic[ReplyT], frozen=True, gc=False):
+    """A turn of a single step: it needs no run, and ends as soon as it was granted.
 
     `number` tells it from all others that may wait for their turn, see `ids.new_number`.
     """
 
     number: int
+
+
+class Append(OneStep[list[Message]], frozen=True, gc=False):
+    """Put messages at the end of history. Answered with them as stored."""
+
     messages: tuple[Message, ...]
     defaults: SessionDefaults
 

@@ -29,6 +29,7 @@ class ReadableSession(Actor):
         super().__init__(id)
         self.archive: Archive
         self.ledger: Ledger
+        self.history: History
         self.visible: SessionHead | None = None
         self.visible_history: History
 

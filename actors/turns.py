@@ -48,14 +48,12 @@ class Entry(Struct, Generic[T], frozen=True):
     """One request for a turn.
 
     Attributes:
-        run_id: who asks: the run, or an id of its own for an append. Unique among those in the queue.
+        run_id: who asks: the run, or an id of its own for a turn of one step. Unique among those in the queue.
         payload: the caller's own; not looked at.
-        append: True for an append, which needs no run and ends as soon as it was granted and stored.
     """
 
     run_id: str
     payload: T
-    append: bool = False
 
 
 class Turn(Struct, Generic[T], frozen=True):

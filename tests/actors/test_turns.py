@@ -9,8 +9,8 @@ from callboard.actors.errors import StaleTurn
 from callboard.actors.turns import OVERLAPS, Entry, Granted, Overlap, Queued, Refused, Turn, TurnQueue
 
 
-def entry(name: str, *, append: bool = False) -> Entry[str]:
-    return Entry(name, f"payload of {name}", append=append)
+def entry(name: str) -> Entry[str]:
+    return Entry(name, f"payload of {name}")
 
 
 def queue_of(*names: str, waiting_max: int = 1_000) -> TurnQueue[str]:
@@ -145,15 +145,15 @@ def test_unknown_overlap_policy_is_refused_also_while_idle() -> None:
     assert queue.running is None
 
 
-def test_appends_are_turns_of_their_own_in_the_order_of_arrival() -> None:
+def test_turns_of_one_step_come_in_the_order_of_arrival() -> None:
     queue = queue_of("run")
-    queue.offer(entry("x", append=True))
-    queue.offer(entry("y", append=True))
+    queue.offer(entry("x"))
+    queue.offer(entry("y"))
     queue.offer(entry("next run"))
 
     granted: list[tuple[int, str]] = []
     turn = queue.finish(1)
-    while turn is not None and turn.entry.append:
+    while turn is not None and turn.entry.run_id in ("x", "y"):
         granted.append((turn.number, turn.entry.run_id))
         turn = queue.finish(turn.number)
 
@@ -173,11 +173,11 @@ class TurnQueueMachine(RuleBasedStateMachine):
         self.waiting: deque[str] = deque()
         self.ended: list[str] = []  # finished, withdrawn, refused or cleared: each offered entry once
 
-    @rule(overlap=st.sampled_from(OVERLAPS), append=st.booleans())
-    def offer(self, overlap: Overlap, append: bool) -> None:
+    @rule(overlap=st.sampled_from(OVERLAPS))
+    def offer(self, overlap: Overlap) -> None:
         self.offered += 1
         name = str(self.offered)
-        outcome = self.queue.offer(Entry(name, self.offered, append=append), overlap)
+        outcome = self.queue.offer(Entry(name, self.offered), overlap)
         if self.running is None:
             self.number += 1
             self.running = name
