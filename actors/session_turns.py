@@ -8,7 +8,7 @@ see `in_turn`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -179,9 +179,9 @@ class TurnSession(ReadableSession):
         elif isinstance(message, ResumeTurn):
             self.cancel_turn(CancelTurn(message.run_id, "the caller went away", "interrupted"), context)
         elif isinstance(message, OneStep):
-            self._withdraw(_entry_id(cast("OneStep[Any]", message)), "the caller went away", context)
+            self._withdraw(_entry_id(message), "the caller went away", context)
 
-    # For the other halves ---
+    # For the other halves -------------------------------------------------------------------------------------------
 
     def stage(self, context: Context) -> None:
         """Write what the ledger has gathered; everybody sees it once it is durable."""
