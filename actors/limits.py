@@ -23,6 +23,7 @@ __all__ = [
     "REASON_CHARACTERS_MAX",
     "RUN_ID_BYTES_MAX",
     "SESSION_ID_BYTES_MAX",
+    "STATE_KEY_BYTES_MAX",
     "TAGS_MAX",
     "TAG_BYTES_MAX",
     "TOOL_RESULT_BYTES_MAX",
@@ -34,6 +35,7 @@ __all__ = [
     "check_owner",
     "check_run_id",
     "check_session_id",
+    "check_state_key",
     "check_tag",
     "check_tags",
     "json_copy",
@@ -58,6 +60,9 @@ AGENT_NAME_BYTES_MAX = 200
 
 METADATA_BYTES_MAX = 64 * 1024
 """Bytes as JSON. Metadata is part of the session's head, which is written with every commit."""
+
+STATE_KEY_BYTES_MAX = 64
+"""UTF-8 bytes. A key of state is a row's key, of which the store takes 64 bytes."""
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Bytes as msgpack. Half of a mailbox's default bound of 8 MiB, so that one message always fits beside another."""
@@ -137,6 +142,11 @@ def check_metadata(value: object, *, what: str = "metadata") -> dict[str, Any]:
             "keep large values elsewhere and their key here"
         )
     return cast("dict[str, Any]", copy)
+
+
+def check_state_key(value: object) -> str:
+    """A key of state: 1 to 64 bytes of UTF-8 without control characters."""
+    return _check_name("state key", value, bytes_max=STATE_KEY_BYTES_MAX)
 
 
 def check_message_size(message: Message) -> int:

@@ -58,6 +58,7 @@ class Index(IntEnum):
     REMINDER_DUE = 5
     RUN_STATUS = 6
     OUTCOME_DUE = 7
+    OUTBOX_DUE = 8
 
 
 class Row(Struct, frozen=True, gc=False, array_like=True):

@@ -59,6 +59,11 @@ HIDDEN_KEYS: Mapping[Table, bool] = MappingProxyType(
         Table.STEP: False,
         Table.OUTCOME: True,  # the user's own words: an idempotency key may be "refund of order 7, Ann Lee"
         Table.REMINDER: True,
+        Table.STATE: True,
+        Table.OVERLAY: False,
+        Table.MEMORY: False,
+        Table.OUTBOX: False,
+        Table.EDIT: False,
     }
 )
 """Which tables have keys that are somebody's text."""
@@ -79,6 +84,9 @@ INDEX_LAYOUTS: Mapping[Index, IndexLayout] = MappingProxyType(
         Index.TAG: IndexLayout.TEXT_FIRST,
         Index.OPEN_RUN: IndexLayout.CLEAR,
         Index.REMINDER_DUE: IndexLayout.TIME_FIRST,
+        Index.RUN_STATUS: IndexLayout.CLEAR,
+        Index.OUTCOME_DUE: IndexLayout.TIME_FIRST,
+        Index.OUTBOX_DUE: IndexLayout.CLEAR,
     }
 )
 
