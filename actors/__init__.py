@@ -1,7 +1,7 @@
 """Conversations and models: sessions, agents, runs, tools. Knows what a turn is, and nothing of files or event loops.
 
 message, conversation, limits               what is said, and what is fit to be sent or stored
-run_record, turns, ledger, session_records  state machines and records of a session, without I/O
+run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
 archive, history                            reading what is stored
 session_messages, session_reads, session_turns, session_actor   the actor that is one session
 agent_actor, execution, attempts, answer_check, persistence, spans, reentry, event_queue   the actor that is one agent,
@@ -22,12 +22,14 @@ from .agent import Agent, ChatStream
 from .agent_spec import RunPolicy
 from .approvals import ApprovalRequest, Denied
 from .archive import SessionPage
+from .budgets import Budget, Exceeded, Price, Prices, Spending
 from .dialect import Dialect
 from .errors import (
     ApprovalRequired,
     BadOutput,
     BadRequest,
     BadResponse,
+    BudgetExceeded,
     Busy,
     ContextOverflow,
     InvalidTransition,
@@ -73,12 +75,15 @@ __all__ = [
     "BadOutput",
     "BadRequest",
     "BadResponse",
+    "Budget",
+    "BudgetExceeded",
     "Busy",
     "ChatStream",
     "ContextOverflow",
     "Delta",
     "Denied",
     "Dialect",
+    "Exceeded",
     "Expiry",
     "FallbackMember",
     "FallbackModel",
@@ -96,6 +101,8 @@ __all__ = [
     "OutputRepair",
     "OutputSchema",
     "PooledTransport",
+    "Price",
+    "Prices",
     "Provider",
     "RateLimited",
     "Refusal",
@@ -115,6 +122,7 @@ __all__ = [
     "SessionManager",
     "SessionPage",
     "SpanRecord",
+    "Spending",
     "StaleTurn",
     "Stalled",
     "Template",

@@ -7,11 +7,14 @@ from functools import partial
 from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, overload
 
+from msgspec.structs import replace
+
 from ..runtime.ref import PendingReply, Ref
 from ..runtime.waking import current_backend
 from .agent_actor import Resume, StartRun
 from .agent_spec import AgentSpec, RunPolicy
 from .approvals import Approver, Verdict, as_decisions
+from .budgets import Spending
 from .conversation import as_message, as_messages
 from .event_queue import EventQueue
 from .host import Runtime
@@ -98,6 +101,7 @@ class Agent(Generic[OutputT]):
             session_of=partial(Session, owner),
             approver=_checked_approver(approver),
         )
+        self._spec.check_priced(self._spec.policy.budget)
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
 
     def __repr__(self) -> str:
@@ -109,17 +113,38 @@ class Agent(Generic[OutputT]):
 
     @overload
     async def chat(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: None = None
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: None = None,
     ) -> Reply[OutputT]: ...
 
     @overload
     async def chat(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: type[FormT]
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: type[FormT],
     ) -> Reply[FormT]: ...
 
     @overload
     async def chat(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: OtherForm
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: OtherForm,
     ) -> Reply[Any]: ...
 
     async def chat(
@@ -128,6 +153,8 @@ class Agent(Generic[OutputT]):
         *,
         session: Session | None = None,
         overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
         output: type[Any] | OtherForm | None = None,
     ) -> Reply[Any]:
         """Answer in one turn: the input and all that the run wrote become history together, or not at all.
@@ -137,6 +164,9 @@ class Agent(Generic[OutputT]):
             session: instead of the agent's own.
             overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy. At
                 most 1 000 may wait in one session.
+            spending: a budget that this run shares with others. RunPolicy.budget is that of each run alone.
+            keep_input: where the turn ends without an answer (failed, cancelled, interrupted, paused), its input stands
+                in history all the same; once, however often it is retried or resumed.
             output: what the answer is to be, instead of the agent's own. Make an often used JSON schema once, by
                 Output.of(schema): its check takes milliseconds. Types are remembered.
 
@@ -144,7 +174,8 @@ class Agent(Generic[OutputT]):
 
         Raises:
             RunFailed: the run is marked failed (cancelled, by `cancel_run`) with the reason, the cause is chained;
-                history is as before the turn.
+                history is as before the turn (but see `keep_input`), and `retry` tries again.
+                It is BudgetExceeded where a budget is spent.
                 It is BadOutput where the model could not give what `output` asks for, Refusal where it would not.
             ApprovalRequired: the run waits, stored, for verdicts on calls of it; history is as before the turn.
             UnknownSession: the session was deleted meanwhile.
@@ -157,21 +188,43 @@ class Agent(Generic[OutputT]):
         Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn;
             only where the commit of the whole turn was on its way already, the turn is stored.
         """
-        return await self._start(self._request(messages, session, overlap, output)).wait()
+        request = self._request(messages, session, overlap, output=output, spending=spending, keep_input=keep_input)
+        return await self._start(request).wait()
 
     @overload
     def stream(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: None = None
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: None = None,
     ) -> "ChatStream[OutputT]": ...
 
     @overload
     def stream(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: type[FormT]
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: type[FormT],
     ) -> "ChatStream[FormT]": ...
 
     @overload
     def stream(
-        self, messages: ChatInput, *, session: Session | None = None, overlap: Overlap = "queue", output: OtherForm
+        self,
+        messages: ChatInput,
+        *,
+        session: Session | None = None,
+        overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
+        output: OtherForm,
     ) -> "ChatStream[Any]": ...
 
     def stream(
@@ -180,11 +233,14 @@ class Agent(Generic[OutputT]):
         *,
         session: Session | None = None,
         overlap: Overlap = "queue",
+        spending: Spending | None = None,
+        keep_input: bool = False,
         output: type[Any] | OtherForm | None = None,
     ) -> "ChatStream[Any]":
         """Like `chat`, with its events as they come: `async with agent.stream("...") as stream: async for event in
         stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
-        return ChatStream(self._spec, self._request(messages, session, overlap, output), self._start)
+        request = self._request(messages, session, overlap, output=output, spending=spending, keep_input=keep_input)
+        return ChatStream(self._spec, request, self._start)
 
     @overload
     async def resume(
@@ -282,10 +338,26 @@ class Agent(Generic[OutputT]):
         return session
 
     def _request(
-        self, messages: ChatInput, session: Session | None, overlap: Overlap, output: type | OtherForm | None
+        self,
+        messages: ChatInput,
+        session: Session | None,
+        overlap: Overlap,
+        *,
+        output: type | OtherForm | None,
+        spending: Spending | None,
+        keep_input: bool,
     ) -> StartRun:
         session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
-        return self._start_run(run_id, tuple(_as_input(messages)), session, overlap, output=output)
+        request = self._start_run(run_id, tuple(_as_input(messages)), session, overlap, output=output)
+        if spending is None and not keep_input:
+            return request
+        return replace(request, spending=self._checked_spending(spending), keep_input=bool(keep_input))
+
+    def _checked_spending(self, spending: object) -> Spending | None:
+        if spending is not None and not isinstance(spending, Spending):
+            raise TypeError(f"spending= must be a Spending, as in Spending(Budget(tokens=50_000)), not {spending!r}")
+        self._spec.check_priced(None if spending is None else spending.budget)
+        return spending
 
     def _start_run(
         self,

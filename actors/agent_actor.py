@@ -28,6 +28,7 @@ from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
 from .agent_spec import AgentSpec
 from .approvals import Decisions
+from .budgets import Spending
 from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, UnknownSession
 from .execution import Execution
 from .message import Message
@@ -71,12 +72,15 @@ class StartRun(Request[Reply], frozen=True):
     session_id: str | None
     overlap: Overlap
     defaults: SessionDefaults
-    # Live, hence within this process only: the turns that wait for the run, its own wait for a turn, and the form of
-    # its answer.
+    # Live, hence within this process only: the turns that wait for the run, its own wait for a turn, the form of its
+    # answer, and what it spends together with others.
     within: tuple[HeldTurn, ...] = ()
     wait: TurnWait | None = None
     output: Output | None = None
+    spending: Spending | None = None
     resume: Resume | None = None
+    keep_input: bool = False
+    retry_of: str = ""
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.input)
@@ -145,6 +149,8 @@ class AgentActor(Actor):
             agent=spec.name,
             input=message.input,
             model=spec.settings.model or spec.model.name,
+            keep_input=message.keep_input,
+            retry_of=message.retry_of,
         )
         begin = BeginTurn(run, message.overlap, message.defaults)
         tag = _Begin(message.run_id, message.session_id)
@@ -274,5 +280,6 @@ class AgentActor(Actor):
             within=live.request.within,
             wall_ms=wall_ms,
             output=live.request.output or spec.output,
+            shared_spending=live.request.spending,
         )
         context.spawn(live.execution.run, tag=run_id)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from ..runtime.budget import Backoff
 from ..runtime.options import check_number
 from .approvals import Approver
+from .budgets import Budget, model_names
 from .instructions import Instructions
 from .model import Model, ModelSettings
 from .output import Output
@@ -31,6 +32,7 @@ class RunPolicy(Struct, frozen=True):
         model_calls_max: model calls in one turn, each but the last followed by tool calls.
         output_repairs_max: how often in one run the model is asked to mend an answer that is not what `output=` wants.
         tool_calls_at_once: how many calls of one answer run side by side.
+        budget: what one run may spend; None: no bound.
     """
 
     attempts_max: int = 4
@@ -39,6 +41,7 @@ class RunPolicy(Struct, frozen=True):
     model_calls_max: int = 32
     output_repairs_max: int = 2
     tool_calls_at_once: int = 8
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         least = {"attempts_max": 1, "model_calls_max": 1, "output_repairs_max": 0, "tool_calls_at_once": 1}
@@ -53,6 +56,8 @@ class RunPolicy(Struct, frozen=True):
             raise ValueError(f"timeout_s must be above 0, not {self.timeout_s}")
         if not isinstance(self.backoff, Backoff):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"backoff must be a Backoff, as in Backoff(first_s=0.5, max_s=8.0), not {self.backoff!r}")
+        if self.budget is not None and not isinstance(self.budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"budget must be a Budget, as in Budget(tokens=50_000), not {self.budget!r}")
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -73,3 +78,8 @@ class AgentSpec:
     approver: Approver | None = None
     output: Output | None = None
     listeners: dict[str, Callable[[RunEvent], None]] = field(default_factory=lambda: dict[str, Any]())
+
+    def check_priced(self, budget: Budget | None) -> None:
+        """ValueError where the budget bounds cost, and has no price for a model that may answer here."""
+        if budget is not None:
+            budget.check_priced(model_names(self.model.name, self.settings.model))

@@ -3,6 +3,7 @@
 CallboardError                      callboard.store.errors draws the whole tree
 ├─ Rejected ── Busy                 a turn is running and the caller did not want to queue
 ├─ Failed ── RunFailed              a run ended as failed; the cause is chained
+│            └─ BudgetExceeded      it was stopped, since what it may spend is spent
 ├─ InvalidTransition                a run cannot go from where it is to where it was told to
 ├─ UnknownRun                       no such run in this session
 ├─ UnknownSession                   no such session, or it was deleted
@@ -25,12 +26,14 @@ CallboardError                      callboard.store.errors draws the whole tree
 from ..runtime.errors import Failed, Rejected
 from ..store.errors import CallboardError
 from .approvals import ApprovalRequest
+from .budgets import Exceeded
 
 __all__ = [
     "ApprovalRequired",
     "BadOutput",
     "BadRequest",
     "BadResponse",
+    "BudgetExceeded",
     "Busy",
     "ContextOverflow",
     "InvalidTransition",
@@ -109,6 +112,20 @@ class RunFailed(Failed):
         super().__init__(f"run {run_id!r} failed: {reason}")
         self.run_id = run_id
         self.reason = reason
+
+
+class BudgetExceeded(RunFailed):
+    """A run was stopped before a model call, as a bound of its budget, or of a Spending, is reached.
+
+    Attributes:
+        exceeded: which bound, how much it allows, and how much is spent.
+        partial: True where what was done stands in history (Budget.keep_partial).
+    """
+
+    def __init__(self, run_id: str, exceeded: Exceeded, *, partial: bool = False) -> None:
+        super().__init__(run_id, str(exceeded))
+        self.exceeded = exceeded
+        self.partial = partial
 
 
 class ModelError(CallboardError):

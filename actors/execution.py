@@ -11,7 +11,7 @@ Whatever happens, the turn is closed: cancelled from outside it is closed as can
 Where the store does not even take that in time, `turn_over` is left False, and it is the agent's actor that goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -24,8 +24,9 @@ from ..store.errors import CallboardError
 from .agent_spec import AgentSpec
 from .answer_check import check_answer, check_answer_usage
 from .attempts import Attempts, failure_reason
+from .budgets import Purse, Spending
 from .conversation import repair
-from .errors import ApprovalRequired, RunFailed, StaleTurn
+from .errors import ApprovalRequired, BudgetExceeded, RunFailed, StaleTurn
 from .instructions import InstructionContext, render
 from .journal import Journal
 from .ledger import RunEnd
@@ -66,6 +67,7 @@ class Execution:
     output: Output | None = None
     stop_status: Literal["cancelled", "interrupted"] = "interrupted"
     stop_reason: str = "the runtime was closed"
+    shared_spending: Spending | None = None
     turn_over: bool = False
     end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
     attempts: Attempts = field(init=False)
@@ -73,9 +75,12 @@ class Execution:
     usage: Usage = field(default_factory=Usage)
     calls: ToolCalls | None = None
     spans: SpanLog = field(init=False)
+    purse: Purse = field(init=False)
 
     def __post_init__(self) -> None:
         resumed = self.grant.resumed
+        earlier = Usage() if resumed is None else resumed.record.usage
+        self.purse = Purse(self.spec.policy.budget, self.shared_spending, earlier=earlier)
         self.attempts = Attempts(self.spec.policy)
         self.run_output = RunOutput(self.output, self.spec.policy.output_repairs_max)
         self.spans = SpanLog(self.run_id, self.wall_ms, earlier=0 if resumed is None else resumed.spans)
@@ -86,7 +91,7 @@ class Execution:
         """Carry the run out and close its turn.
 
         Raises:
-            RunFailed: history is as before the turn, the run is marked failed.
+            RunFailed: history is as before the turn, the run is marked failed. BudgetExceeded may leave a part.
             ApprovalRequired: history is as before the turn, the run is stored and waits.
             Unknown: there was an answer, and nobody can tell whether it was stored.
 
@@ -95,6 +100,7 @@ class Execution:
         """
         held = hold(self.session_id, within=self.within)
         self._emit(RunStarted(self.run_id, self.grant.turn))
+        self.purse.look(anyio.current_time())
         try:
             return await self._run()
         finally:
@@ -109,7 +115,7 @@ class Execution:
             await self._fail("failed", reason)
             raise RunFailed(self.run_id, reason) from None
         except RunFailed as failure:
-            await self._fail("failed", failure.reason)
+            await self._fail("failed", failure.reason, partial=isinstance(failure, BudgetExceeded) and failure.partial)
             raise
         except ApprovalRequired as pause:
             await self._pause(pause)
@@ -192,13 +198,15 @@ class Execution:
 
     async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
         done = self.calls.journal.progress.messages if self.calls is not None else ()
-        history = repair([*self.grant.history, *self.input, *done]).messages
+        history = repair([*self._history_before, *self.input, *done]).messages
         messages = (*system, *history, *self.run_output.aside)
         settings = self.spec.settings
         if self._steps_taken and settings.tool_choice not in (None, "none"):
             settings = replace(settings, tool_choice="auto")  # one that demands a call would have them without end
         request = ModelRequest(messages, self.spec.tools.schemas, settings, self.run_output.schema)
         model = self.spec.settings.model or self.spec.model.name
+        self._check_budget()  # no await between this and the call
+        self.purse.call_begins()
         with self.spans.span(model, "model") as span:
             on_delta = self.spec.listeners.get(self.run_id)
             try:
@@ -206,9 +214,9 @@ class Execution:
             except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
                 raise RuntimeError(f"the model's own run did not end well: {error}") from error
             check_answer_usage(answer)
-            self.usage = self.usage + answer.usage  # what an answer that is refused below has cost was spent
+            span.usage = self.purse.add(answer.usage, answer.model or model, model)
+            self.usage = self.usage + span.usage  # what an answer that is refused below has cost was spent
             answer = check_answer(answer)
-            span.usage = answer.usage
             span.attributes.update(finish_reason=answer.finish_reason, attempt=self._attempt_number)
             if answer.model:
                 span.attributes["model"] = answer.model  # of several in a chain, the one that answered
@@ -216,12 +224,17 @@ class Execution:
                 span.attributes["request_id"] = answer.request_id
         return answer
 
+    def _check_budget(self) -> None:
+        """Raises BudgetExceeded where no further call may begin."""
+        reached = self.purse.look(anyio.current_time())
+        if reached is not None:
+            exceeded, budget = reached
+            raise BudgetExceeded(self.run_id, exceeded, partial=budget.keep_partial and self._steps_taken > 0)
+
     # The end --------------------------------------------------------------------------------------------------------
 
     async def _complete(self, answer: ModelAnswer) -> Reply:
-        written = self.calls.journal.progress.messages if self.calls is not None else ()
-        by_agent = (replace(message, author=self.spec.name) for message in [*written, answer.message])
-        messages = (*self.input, *by_agent)
+        messages = self._written(answer.message)
         stored: list[Message] = []
         try:
             with anyio.CancelScope(shield=True):  # whoever cancels now must not be told that nothing was stored
@@ -259,9 +272,10 @@ class Execution:
         self.turn_over = True
         self._emit(ApprovalRequested(self.run_id, pause.calls))
 
-    async def _fail(self, status: RunStatus, reason: str) -> None:
+    async def _fail(self, status: RunStatus, reason: str, *, partial: bool = False) -> None:
+        """End the turn without an answer; with `partial`, what was done becomes history."""
         try:
-            await self._close(status, reason, ())
+            await self._close(status, reason, tuple(repair(self._written()).messages) if partial else ())
         except StaleTurn:
             pass  # the turn was ended by others, or the session deleted: there is nothing left to mark
         except CallboardError as error:
@@ -271,7 +285,7 @@ class Execution:
         if self.session is None:
             self.turn_over = True
             return list(messages)
-        end = self._end(status, error)
+        end = self._end(status, error, partial=bool(messages) and status != "completed")
         session, turn = self.session, self.grant.turn
         try:
             stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
@@ -281,8 +295,14 @@ class Execution:
         self.turn_over = True
         return stored
 
-    def _end(self, status: RunStatus, error: str | None) -> RunEnd:
-        return RunEnd(status, error, self.usage, self._attempt_number, self.spans.finished())
+    def _end(self, status: RunStatus, error: str | None, *, partial: bool = False) -> RunEnd:
+        return RunEnd(status, error, self.usage, self._attempt_number, self.spans.finished(), partial)
+
+    def _written(self, *last: Message) -> tuple[Message, ...]:
+        """What the turn adds to history: the input, unless it stands there already, and what the run wrote."""
+        journaled = self.calls.journal.progress.messages if self.calls is not None else ()
+        by_agent = (replace(message, author=self.spec.name) for message in (*journaled, *last))
+        return (*(() if self.grant.input_seq else self.input), *by_agent)
 
     async def _note(self, status: RunStatus, error: str | None) -> None:
         if self.session is not None:
@@ -292,6 +312,14 @@ class Execution:
                 await self.session.ask(note)
             except CallboardError as failure:
                 raise RunFailed(self.run_id, str(failure)) from failure
+
+    @property
+    def _history_before(self) -> Sequence[Message]:
+        """History without the input, which goes behind it wherever it stands there."""
+        first, history = self.grant.input_seq, self.grant.history
+        if not first:
+            return history
+        return [message for message in history if not first <= message.seq < first + len(self.input)]
 
     @property
     def _steps_taken(self) -> int:

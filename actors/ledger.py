@@ -47,13 +47,14 @@ class Change(Struct, frozen=True, gc=False):
 
 
 class RunEnd(Struct, frozen=True):
-    """How a run ended: with what it cost, why, and what its spans were."""
+    """How a run ended: with what it cost, why, and what its spans were; `partial` where it leaves a part in history."""
 
     status: RunStatus
     error: str | None = None
     usage: Usage = Usage()
     attempts: int = 1
     spans: tuple[SpanRecord, ...] = ()
+    partial: bool = False
 
 
 class Ledger:

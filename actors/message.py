@@ -22,6 +22,9 @@ Part: TypeAlias = dict[str, Any]
 COUNT_MAX = 2**53
 """The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
 
+_NO_COST = 0.0
+"""This very object is left out of what is stored (omit_defaults); another 0.0 would not be."""
+
 
 class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
     """A model's wish to call a tool. `arguments` is JSON text exactly as the model wrote it ("" means {}).
@@ -76,9 +79,17 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False, tag="message", 
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """Tokens as the server reported them. `requests` counts the model calls in it.
+    """Tokens as the server reported them.
 
     `+` adds up to COUNT_MAX: however many odd numbers come together, the sum can be stored.
+
+    Attributes:
+        prompt_tokens, completion_tokens, total_tokens: as reported.
+        cached_tokens: those of the prompt that the provider had cached.
+        reasoning_tokens: those of the answer that were thought and not said.
+        requests: the model calls in it.
+        estimated: of how many of these the server reported nothing, so that their tokens are our estimate.
+        cost: by the prices of a budget (`Budget(prices=...)`); 0.0 where there were none.
     """
 
     prompt_tokens: int = 0
@@ -87,7 +98,12 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     requests: int = 0
+    estimated: int = 0
+    cost: float = _NO_COST
 
     def __add__(self, other: "Usage") -> "Usage":
-        names = self.__struct_fields__
-        return Usage(*(min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in names))
+        counts = (min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in _COUNTS)
+        return Usage(*counts, cost=min(self.cost + other.cost, float(COUNT_MAX)) or _NO_COST)
+
+
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "cost")

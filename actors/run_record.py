@@ -75,6 +75,11 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         manual: True where the user drives it (`session.create_run()`), so that no supervisor does.
         pending: the tool calls that it waits to have approved; `agent.resume` goes on with it.
         journal: the number of the turn in which it began, where it went on in a later one; else 0.
+        keep_input: True where its input stands in history also without an answer.
+        input_seq: place of its input's first message in history, where that stands there before the run has written
+            it: kept from an earlier turn of it, or from the run that it retries. Else 0.
+        retry_of: the first run with this input, where this one tries it again; else "".
+        partial: True where it was stopped and what it had done stands in history.
     """
 
     id: str
@@ -95,6 +100,10 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
     manual: bool = False
     pending: tuple[ApprovalRequest, ...] = ()
     journal: int = 0
+    keep_input: bool = False
+    input_seq: int = 0
+    retry_of: str = ""
+    partial: bool = False
 
     @property
     def journal_turn(self) -> int:
@@ -115,7 +124,7 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
 
 
 def check_usage(usage: object) -> Usage:
-    """The usage, all of whose counts are whole numbers from 0 to 2**53.
+    """The usage, all of whose counts are whole numbers from 0 to 2**53, as is its cost but for being a fraction.
 
     Raises:
         TypeError, ValueError: it is something else.
@@ -124,7 +133,7 @@ def check_usage(usage: object) -> Usage:
         raise TypeError(f"usage must be a Usage, not {type(usage).__name__}: Usage(total_tokens=150)")
     for name in usage.__struct_fields__:
         count: object = getattr(usage, name)
-        if type(count) is not int:
+        if type(count) is not int and not (name == "cost" and type(count) is float):
             raise TypeError(f"usage.{name} must be a whole number, not {type(count).__name__}")
         if not 0 <= count <= COUNT_MAX:
             raise ValueError(f"usage.{name} must be from 0 to 2**53, not {count}")

@@ -62,12 +62,16 @@ class Resumed(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True):
-    """The exclusive right to extend the conversation, with what it looked like when the turn began."""
+    """The exclusive right to extend the conversation, with what it looked like when the turn began.
+
+    `input_seq` is where the run's input stands in it already, or 0.
+    """
 
     turn: int
     history: tuple[Message, ...]
     metadata: dict[str, Any]
     resumed: Resumed | None = None
+    input_seq: int = 0
 
 
 class BeginTurn(Request[Grant], frozen=True):
