@@ -1,6 +1,7 @@
 """Conversations and models: sessions, agents, runs, tools. Knows what a turn is, and nothing of files or event loops.
 
 message, conversation, limits               what is said, and what is fit to be sent or stored
+perspective                                 a shared history, as the model of one agent gets it
 run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
 archive, history                            reading what is stored
 session_messages, session_reads, session_turns, session_actor   the actor that is one session
@@ -13,6 +14,7 @@ providers, dialect, endpoint                who departs from it, and how
 upstream, pool, pooled_transport, http_connection, http1, dialing, socket_stream   HTTP, from the top to the socket
 tools, tool_parameters, tool_context, tool_threads, json_schema, instructions   what an agent is given
 tool_calls, journal, progress, approvals    tool calls, each at most once
+run_ending                                  runs that a tool call ends
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
 host, session, session_manager, agent, run, reply   the public handles
 errors, ids, per_loop
@@ -53,6 +55,7 @@ from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
 from .openai_chat import OpenAIChat
 from .output import Output
+from .perspective import GO_ON, NoInput
 from .pooled_transport import PooledTransport
 from .providers import PROVIDERS, Provider
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
@@ -66,6 +69,7 @@ from .session_records import SessionHead
 from .tools import Tool, ToolContext, tool
 
 __all__ = [
+    "GO_ON",
     "PROVIDERS",
     "Agent",
     "ApprovalRequest",
@@ -96,6 +100,7 @@ __all__ = [
     "ModelRequest",
     "ModelSettings",
     "ModelUnavailable",
+    "NoInput",
     "OpenAIChat",
     "Output",
     "OutputRepair",

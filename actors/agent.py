@@ -1,5 +1,7 @@
 """The public handle on an agent: a name, instructions, a model and tools, that chats in sessions."""
 
+import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +26,7 @@ from .limits import check_agent_name
 from .message import Message
 from .model import Model, ModelSettings
 from .output import Output
+from .perspective import NoInput
 from .reentry import check_not_held, current_held_turns
 from .reply import OutputT, Reply, RunEvent
 from .session import Session
@@ -33,8 +36,8 @@ from .turns import OVERLAPS, Overlap
 
 __all__ = ["Agent", "ChatInput", "ChatStream"]
 
-ChatInput: TypeAlias = str | Message | Mapping[str, Any] | Iterable[Message | Mapping[str, Any]]
-"""A user's text, one message, or several."""
+ChatInput: TypeAlias = str | Message | Mapping[str, Any] | Iterable[Message | Mapping[str, Any]] | NoInput
+"""A user's text, one message, or several; or GO_ON, for none: what history ends with is answered."""
 
 OtherForm: TypeAlias = UnionType | dict[str, Any] | Output
 """Forms of an answer whose type a type checker cannot tell."""
@@ -111,6 +114,23 @@ class Agent(Generic[OutputT]):
     def name(self) -> str:
         return self._spec.name
 
+    @property
+    def runtime(self) -> Runtime:
+        """Where it works."""
+        return self._runtime
+
+    def with_tools(self, *tools: ToolFunction | Tool) -> "Agent[OutputT]":
+        """The same agent, of the same name, that has these tools too; this one stays as it is.
+
+        Raises:
+            TypeError, ValueError: as with `tools=`.
+        """
+        has = [tool for name in self._spec.tools.names if (tool := self._spec.tools.get(name)) is not None]
+        other = copy.copy(self)
+        other._spec = dataclasses.replace(self._spec, tools=ToolSet([*has, *tools]), listeners={})
+        other._ref = self._runtime.agent_actor(other._spec, self._runtime.next_agent_key(self.name))
+        return other
+
     @overload
     async def chat(
         self,
@@ -160,7 +180,7 @@ class Agent(Generic[OutputT]):
         """Answer in one turn: the input and all that the run wrote become history together, or not at all.
 
         Args:
-            messages: a user's text, a message, or several.
+            messages: a user's text, a message, or several; or GO_ON: the agent answers what history ends with.
             session: instead of the agent's own.
             overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy. At
                 most 1 000 may wait in one session.
@@ -348,7 +368,7 @@ class Agent(Generic[OutputT]):
         keep_input: bool,
     ) -> StartRun:
         session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
-        request = self._start_run(run_id, tuple(_as_input(messages)), session, overlap, output=output)
+        request = self._start_run(run_id, tuple(_as_input(messages, session)), session, overlap, output=output)
         if spending is None and not keep_input:
             return request
         return replace(request, spending=self._checked_spending(spending), keep_input=bool(keep_input))
@@ -399,6 +419,11 @@ class ChatStream(Generic[OutputT]):
         self._start = start
         self._reply: Reply[OutputT] | None = None
         self._entered = False
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which it has before it begins."""
+        return self._request.run_id
 
     @property
     def reply(self) -> Reply[OutputT]:
@@ -467,7 +492,11 @@ def _checked_approver(approver: object) -> Approver | None:
     return cast("Approver | None", approver)
 
 
-def _as_input(messages: ChatInput) -> list[Message]:
+def _as_input(messages: ChatInput, session: Session | None) -> list[Message]:
+    if isinstance(messages, NoInput):
+        if session is None:
+            raise ValueError("there is no history to go on from: GO_ON needs a session=")
+        return []
     if isinstance(messages, str):
         messages = Message(role="user", content=messages)
     if isinstance(messages, Message | Mapping):

@@ -35,9 +35,11 @@ from .message import Message, Usage
 from .model import Delta, ModelAnswer, ModelRequest
 from .output import Output
 from .persistence import persist
+from .perspective import cue, seen_by
 from .progress import Progress
 from .reentry import HeldTurn, hold
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
+from .run_ending import ended_by_tool
 from .run_output import RunOutput
 from .run_record import RunStatus
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
@@ -132,8 +134,8 @@ class Execution:
 
     # Attempts -------------------------------------------------------------------------------------------------------
 
-    async def _answer(self) -> ModelAnswer:
-        """The last answer, after as many attempts as the policy allows.
+    async def _answer(self) -> ModelAnswer | None:
+        """The last answer, after as many attempts as the policy allows; None where a tool call has ended the run.
 
         Raises:
             RunFailed: the cause is permanent, or the attempts are spent.
@@ -171,8 +173,8 @@ class Execution:
             raise RunFailed(self.run_id, f"the instructions cannot be made: {reason_of(error)}") from error
         return (Message(role="system", content=text),) if text else ()
 
-    async def _attempt(self, system: tuple[Message, ...]) -> ModelAnswer:
-        """From what is journaled to an answer without tool calls."""
+    async def _attempt(self, system: tuple[Message, ...]) -> ModelAnswer | None:
+        """From what is journaled to an answer without tool calls, or to a call that ends the run (None)."""
         calls_max = self.spec.policy.model_calls_max
         if self.calls is not None:
             self.calls.attempt = self._attempt_number
@@ -180,6 +182,8 @@ class Execution:
             if open_step is not None:
                 await self.calls.go_on(open_step)
         for number in range(self._steps_taken, calls_max):
+            if self._ended_by_tool:
+                return None
             answer = await self._call_model(system)
             if not answer.message.tool_calls:
                 problem = self.run_output.take(answer)
@@ -198,7 +202,9 @@ class Execution:
 
     async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
         done = self.calls.journal.progress.messages if self.calls is not None else ()
-        history = repair([*self._history_before, *self.input, *done]).messages
+        earlier = self._history_before
+        asked = self.input or cue(self.spec.name, earlier)
+        history = repair([*seen_by(self.spec.name, earlier), *asked, *done]).messages
         messages = (*system, *history, *self.run_output.aside)
         settings = self.spec.settings
         if self._steps_taken and settings.tool_choice not in (None, "none"):
@@ -233,8 +239,8 @@ class Execution:
 
     # The end --------------------------------------------------------------------------------------------------------
 
-    async def _complete(self, answer: ModelAnswer) -> Reply:
-        messages = self._written(answer.message)
+    async def _complete(self, answer: ModelAnswer | None) -> Reply:
+        messages = self._written() if answer is None else self._written(answer.message)
         stored: list[Message] = []
         try:
             with anyio.CancelScope(shield=True):  # whoever cancels now must not be told that nothing was stored
@@ -244,13 +250,13 @@ class Execution:
         except CallboardError as error:
             raise RunFailed(self.run_id, f"the answer came, but its turn could not be stored: {error}") from error
         return Reply(
-            message=stored[-1],
+            message=stored[-1] if answer is not None else _last_answer(stored),
             messages=tuple(stored),
             run_id=self.run_id,
             session_id=self.session_id,
             turn=self.grant.turn,
             usage=self._whole_usage,
-            finish_reason=answer.finish_reason,
+            finish_reason=answer.finish_reason if answer is not None else "tool_calls",
             attempts=self._attempt_number,
             output=self.run_output.value,
         )
@@ -314,6 +320,10 @@ class Execution:
                 raise RunFailed(self.run_id, str(failure)) from failure
 
     @property
+    def _ended_by_tool(self) -> bool:
+        return self.calls is not None and ended_by_tool(self.calls.journal.progress, self.spec.tools)
+
+    @property
     def _history_before(self) -> Sequence[Message]:
         """History without the input, which goes behind it wherever it stands there."""
         first, history = self.grant.input_seq, self.grant.history
@@ -355,6 +365,10 @@ class Execution:
         listener = self.spec.listeners.get(self.run_id)
         if listener is not None:
             listener(event)
+
+
+def _last_answer(messages: list[Message]) -> Message:
+    return next(message for message in reversed(messages) if message.role == "assistant")
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -84,6 +84,8 @@ class Tool:
             the model left out with their defaults, and says whether this call must; where it raises, the call must.
         repeatable: whether a call that was cut off may run again when its run goes on, as one that changes nothing
             may, or one that hands `context.idempotency_key` on. Else the model reads that it was interrupted.
+        ends_run: True: once a call has succeeded, and those beside it have their results, the run is completed; the
+            model is not called again. The reply's message is then the answer that called, its `output` is None.
 
     Raises:
         TypeError: it is no function, or a parameter of it cannot be filled from JSON; the message names it.
@@ -97,6 +99,7 @@ class Tool:
         "_decoder",
         "_defaults",
         "_is_async",
+        "ends_run",
         "function",
         "on_error",
         "repeatable",
@@ -114,6 +117,7 @@ class Tool:
         on_error: OnError = "result",
         approval: NeedsApproval = False,
         repeatable: bool = False,
+        ends_run: bool = False,
     ) -> None:
         name = checked_name(function, name)
         parameters, self._context_names = parameters_of(function, name)
@@ -129,6 +133,7 @@ class Tool:
         self.on_error: OnError = _checked_on_error(on_error, name)
         self._approval: NeedsApproval = _checked_approval(approval, name)
         self.repeatable: bool = repeatable
+        self.ends_run: bool = ends_run
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the function itself gives."""
@@ -278,6 +283,7 @@ def tool(
     on_error: OnError = "result",
     approval: NeedsApproval = False,
     repeatable: bool = False,
+    ends_run: bool = False,
 ) -> Callable[[ToolFunction], Tool]: ...
 def tool(function: ToolFunction | None = None, /, **options: Any) -> Tool | Callable[[ToolFunction], Tool]:
     """A decorator that makes a Tool of a function: `@tool`, or with options as `@tool(approval=True, timeout_s=20)`.

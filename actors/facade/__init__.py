@@ -13,6 +13,7 @@ The kernel (your own actors) is in `callboard.runtime`, stores in `callboard.sto
 from importlib.metadata import version as _version
 
 from callboard.actors import (
+    GO_ON,
     PROVIDERS,
     Agent,
     ApprovalRequest,
@@ -42,6 +43,7 @@ from callboard.actors import (
     ModelRequest,
     ModelSettings,
     ModelUnavailable,
+    NoInput,
     OpenAIChat,
     Output,
     OutputRepair,
@@ -99,6 +101,7 @@ from callboard.store.errors import (
 __version__ = _version("callboard")
 
 __all__ = [
+    "GO_ON",
     "PROVIDERS",
     "Agent",
     "ApprovalRequest",
@@ -134,6 +137,7 @@ __all__ = [
     "ModelSettings",
     "ModelUnavailable",
     "NewerFormat",
+    "NoInput",
     "OpenAIChat",
     "Output",
     "OutputRepair",
