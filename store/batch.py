@@ -46,6 +46,7 @@ class Table(IntEnum):
     MEMORY = 9
     OUTBOX = 10
     EDIT = 11
+    EVENT = 12
 
 
 class Index(IntEnum):
