@@ -272,11 +272,16 @@ class Ledger:
         if record.status != status:
             self.runs[run_id] = advance(record, status, at_ms=at_ms, error=error, attempts=attempts)
 
+    def put(self, rows: Iterable[Row], index_rows: Iterable[IndexRow] = ()) -> None:
+        """Write these with the next change; or alone, and then the head stays as it is."""
+        self._rows += rows
+        self._index_rows += index_rows
+
     # Taking ---------------------------------------------------------------------------------------------------------
 
     def take(self) -> Change | None:
         """What has changed since the last call, or None."""
-        if not self._touched:
+        if not self._touched and not self._rows:
             return None
         head, erase = self.head, self._erase
         if head is None:

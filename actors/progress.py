@@ -14,6 +14,7 @@ from typing import Any
 
 from .message import Message, ToolCall, Usage
 from .session_records import Step
+from .state import StateDelta
 
 __all__ = ["Progress", "StepProgress"]
 
@@ -46,6 +47,7 @@ class Progress:
         entries: how many there are; the number of the latest.
         steps: each answer that asked for calls, oldest first.
         state: the turn's state as of the latest entry.
+        deltas: what the turn has changed in app, user and session, likewise.
         usage: tokens of the run, as of the latest answer that is journaled.
     """
 
@@ -55,6 +57,7 @@ class Progress:
         self.entries = 0
         self.steps: list[StepProgress] = []
         self.state: dict[str, Any] = {}
+        self.deltas: tuple[StateDelta, ...] = ()
         self.usage = Usage()
         for entry in entries:
             self.take(entry)
@@ -68,6 +71,8 @@ class Progress:
             self.steps.append(StepProgress(answer, settled=dict(enumerate(results[: len(answer.tool_calls)]))))
         if entry.state is not None:
             self.state = entry.state
+        if entry.deltas is not None:
+            self.deltas = entry.deltas
         if entry.usage is not None:
             self.usage = entry.usage
         assert self.steps, "the first entry has an answer"

@@ -11,6 +11,7 @@ from .ledger import RunEnd
 from .message import Message
 from .run_record import RunRecord, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
+from .state import StateDelta
 from .turns import Overlap
 
 __all__ = [
@@ -120,13 +121,15 @@ class NoteRun(Request[None], frozen=True):
 class CloseTurn(Request[list[Message]], frozen=True):
     """End the running turn: the messages become history, together with the run's end. Answered with them as stored.
 
-    Sent again after an answer that was lost, it gives the same answer and changes nothing.
+    Sent again after an answer that was lost, it gives the same answer and changes nothing. `state` is what the turn
+    has changed in state.
     """
 
     run_id: str
     turn: int
     end: RunEnd
     messages: tuple[Message, ...]
+    state: tuple[StateDelta, ...] = ()
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.messages)

@@ -23,6 +23,7 @@ from ..store.contract import Index, IndexRow, Row, Table
 from ..store.records import Codec
 from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
+from .state import StateDelta
 
 __all__ = [
     "HEAD_CODEC",
@@ -119,6 +120,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
         approved: those that may begin.
         settled: the results of calls.
         state: the turn's state, where it changed.
+        deltas: all that the turn has changed in app, user and session so far, where that changed.
         usage: tokens of the run so far; with an answer only.
     """
 
@@ -129,6 +131,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
     settled: dict[int, Message] = {}
     state: dict[str, Any] | None = None
     usage: Usage | None = None
+    deltas: tuple[StateDelta, ...] | None = None
 
 
 HEAD_CODEC = Codec(SessionHead)

@@ -124,6 +124,7 @@ class TurnSession(ReadableSession):
             self._check_turn(message.turn, message.run_id)
         except StaleTurn:
             return self._closed_before(message)
+        self.keep_state(message, context)
         stored = self.ledger.close_turn(message.end, message.messages, at_ms=context.wall_ms())
         self.history.extend(stored)
         self._advance_turns(message.turn, context)
@@ -180,6 +181,9 @@ class TurnSession(ReadableSession):
             self.cancel_turn(CancelTurn(message.run_id, "the caller went away", "interrupted"), context)
         elif isinstance(message, OneStep):
             self._withdraw(_entry_id(message), "the caller went away", context)
+
+    def keep_state(self, message: CloseTurn, context: Context) -> None:
+        """Write what the turn that ends has changed in state; nothing here, see StatefulSession."""
 
     # For the other halves -------------------------------------------------------------------------------------------
 
