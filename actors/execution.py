@@ -27,7 +27,7 @@ from .attempts import Attempts, failure_reason
 from .budgets import Purse, Spending
 from .conversation import repair
 from .errors import ApprovalRequired, BudgetExceeded, RunFailed, StaleTurn
-from .instructions import InstructionContext, render
+from .instructions import InstructionContext, look_at_state, render
 from .journal import Journal
 from .ledger import RunEnd
 from .limits import reason_of
@@ -44,7 +44,9 @@ from .run_output import RunOutput
 from .run_record import RunStatus
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
 from .spans import SpanLog
+from .state import StateDelta
 from .tool_calls import ToolCalls
+from .turn_state import TurnState, open_turn_state
 
 __all__ = ["Execution"]
 
@@ -76,6 +78,8 @@ class Execution:
     run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
     calls: ToolCalls | None = None
+    state: TurnState = field(default_factory=TurnState)
+    deltas: tuple[StateDelta, ...] = ()
     spans: SpanLog = field(init=False)
     purse: Purse = field(init=False)
 
@@ -141,11 +145,14 @@ class Execution:
             RunFailed: the cause is permanent, or the attempts are spent.
             ApprovalRequired: calls of the latest answer need one.
         """
+        await self._open_state()
         system = self._system()
         while True:
             self.attempts.begin()
             try:
-                return await self._attempt(system)
+                answer = await self._attempt(system)
+                self.deltas = self._changed_state()
+                return answer
             except (RunFailed, ApprovalRequired):
                 raise
             except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
@@ -164,14 +171,40 @@ class Execution:
         Raises:
             RunFailed: they cannot be made; trying again would not help.
         """
+        scopes = self.state.values_copied() if look_at_state(self.spec.instructions) else {}
         context = InstructionContext(
-            agent=self.spec.name, session_id=self.session_id, metadata=self.grant.metadata, run_id=self.run_id
+            agent=self.spec.name,
+            session_id=self.session_id,
+            metadata=self.grant.metadata,
+            run_id=self.run_id,
+            **scopes,
         )
         try:
             text = render(self.spec.instructions, context)
         except Exception as error:
             raise RunFailed(self.run_id, f"the instructions cannot be made: {reason_of(error)}") from error
         return (Message(role="system", content=text),) if text else ()
+
+    async def _open_state(self) -> None:
+        """Gather what the turn begins with of session, user and app, where its tools or instructions look at that."""
+        if self.session_id is None or not (self.spec.tools.take_context or look_at_state(self.spec.instructions)):
+            return
+        earlier = self.calls.journal.progress.deltas if self.calls is not None else ()
+        try:
+            self.state = await open_turn_state(self.spec.session_of(self.session_id), earlier)
+        except CallboardError as error:
+            raise RunFailed(self.run_id, f"its state cannot be read: {error}") from error
+        if self.calls is not None:
+            self.calls.journal.scopes = self.state
+
+    def _changed_state(self) -> tuple[StateDelta, ...]:
+        """What the turn has changed in session, user and app. RunFailed where that cannot be stored."""
+        if self.calls is None:
+            return ()
+        try:
+            return self.state.deltas() or self.calls.journal.progress.deltas
+        except (TypeError, ValueError) as error:
+            raise RunFailed(self.run_id, f"a tool's state cannot be stored: {error}") from error
 
     async def _attempt(self, system: tuple[Message, ...]) -> ModelAnswer | None:
         """From what is journaled to an answer without tool calls, or to a call that ends the run (None)."""
@@ -294,7 +327,8 @@ class Execution:
         end = self._end(status, error, partial=bool(messages) and status != "completed")
         session, turn = self.session, self.grant.turn
         try:
-            stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages)))
+            state = self.deltas if status == "completed" else ()
+            stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages, state)))
         except StaleTurn:
             self.turn_over = True
             raise
@@ -350,6 +384,7 @@ class Execution:
 
     def _new_calls(self, progress: Progress) -> ToolCalls:
         journal = Journal(self.run_id, self.grant.turn, self.session, progress)
+        journal.scopes = self.state
         return ToolCalls(
             spec=self.spec,
             run_id=self.run_id,

@@ -18,6 +18,7 @@ from .persistence import persist
 from .progress import Progress
 from .session_messages import RecordStep
 from .session_records import Step
+from .turn_state import TurnState
 
 __all__ = ["Journal"]
 
@@ -32,7 +33,8 @@ class _Gathered:
 
 
 class Journal:
-    """Writes for one run, in the turn that it has now. `state` is the turn's state as tools see and change it.
+    """Writes for one run, in the turn that it has now. `state` is the turn's state as tools see and change it, `scopes`
+    that of session, user and app.
 
     Raises (all methods):
         RunFailed: a tool put something into `state` that cannot be stored.
@@ -48,6 +50,7 @@ class Journal:
         self._in_doubt = False
         self.progress = progress
         self.state: dict[str, Any] = check_metadata(progress.state, what="state")
+        self.scopes = TurnState()
 
     async def answered(self, answer: Message, *, begun: Iterable[int], usage: Usage) -> None:
         """An answer that asks for calls came; these of them begin when this returns."""
@@ -82,6 +85,7 @@ class Journal:
         progress = self.progress
         try:
             state = check_metadata(self.state, what="context.state") if self.state else {}
+            deltas = self.scopes.deltas()
         except (TypeError, ValueError) as error:
             raise RunFailed(self._run_id, f"a tool's state cannot be stored: {error}") from error
         step = Step(
@@ -90,6 +94,7 @@ class Journal:
             begun=begun,
             settled=settled or {},
             state=state if state != progress.state else None,
+            deltas=deltas if deltas != progress.deltas else None,
             usage=usage,
         )
         if self._session is not None:

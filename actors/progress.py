@@ -51,7 +51,7 @@ class Progress:
         usage: tokens of the run, as of the latest answer that is journaled.
     """
 
-    __slots__ = ("entries", "state", "steps", "usage")
+    __slots__ = ("deltas", "entries", "state", "steps", "usage")
 
     def __init__(self, entries: Iterable[Step] = ()) -> None:
         self.entries = 0

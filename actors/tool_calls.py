@@ -30,6 +30,7 @@ from .message import Message, ToolCall, Usage
 from .progress import StepProgress
 from .reply import RunEvent, ToolFinished
 from .session_messages import Grant
+from .session_records import copy_metadata
 from .spans import SpanLog
 from .tool_context import ToolContext
 
@@ -183,17 +184,21 @@ class ToolCalls:
         # Some servers use an id again, for a call of a later answer: that is another call, and has another key.
         steps = self.journal.progress.steps
         again = any(call.id == earlier.id for step in steps[:-1] for earlier in step.answer.tool_calls)
+        scopes = self.journal.scopes
         return ToolContext(
             agent=self.spec.name,
             run_id=self.run_id,
             turn=self.grant.turn,
             session_id=self.session_id,
-            metadata=self.grant.metadata,
+            metadata=copy_metadata(self.grant.metadata),
             call_id=call.id,
             attempt=self.attempt,
             idempotency_key=f"{self.run_id}:{call.id}" + (f"#{len(steps)}" if again else ""),
             session=self._session,
             state=self.journal.state,
+            session_state=scopes.session,
+            user_state=scopes.user,
+            app_state=scopes.app,
         )
 
     def _request(self, index: int, call: ToolCall) -> ApprovalRequest:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .state import ScopedState
+
 if TYPE_CHECKING:
     from .session import Session
 
@@ -28,6 +30,10 @@ class ToolContext:
         session: a handle on the session, or None. Reading is fine; what waits for a turn of it raises CyclicAsk.
         state: a JSON object of the turn, which its tools may change. It is stored with each call's result, so that a
             run which goes on later has it; it ends with the turn.
+        session_state: what the session's turns keep for each other, as it was when the turn began; a dict of JSON
+            values. What tools change in it commits with the turn, or not at all where that fails.
+        user_state: likewise what all sessions of the same owner share; empty, and not to be changed, without an owner.
+        app_state: likewise what all sessions share. `increment` adds to a number whatever other turns do meanwhile.
     """
 
     agent: str
@@ -40,6 +46,9 @@ class ToolContext:
     idempotency_key: str = ""
     session: "Session | None" = None
     state: dict[str, Any] = field(default_factory=dict[str, Any])
+    session_state: ScopedState = field(default_factory=lambda: ScopedState("session"))
+    user_state: ScopedState = field(default_factory=lambda: ScopedState("user"))
+    app_state: ScopedState = field(default_factory=lambda: ScopedState("app"))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))

@@ -144,6 +144,11 @@ class Tool:
         """What the model calls it."""
         return self.schema.name
 
+    @property
+    def takes_context(self) -> bool:
+        """Whether a call gets the ToolContext."""
+        return bool(self._context_names)
+
     def needs_approval(self, arguments: str) -> bool:
         """Whether this call must be approved before it runs; False where its arguments do not fit, as it cannot run."""
         if self._approval is False:
@@ -253,6 +258,11 @@ class ToolSet:
     def schemas(self) -> tuple[ToolSchema, ...]:
         """The tools as the model sees them, in the order given."""
         return tuple(tool.schema for tool in self._tools.values())
+
+    @property
+    def take_context(self) -> bool:
+        """Whether a call of any of them gets the ToolContext."""
+        return any(tool.takes_context for tool in self._tools.values())
 
     def __len__(self) -> int:
         return len(self._tools)
