@@ -7,8 +7,10 @@ while one writes.
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,12 +22,16 @@ from ..store.damage import DamageLog
 from ..store.errors import Corrupt
 from ..store.opening import open_store
 from ..store.records import Codec
+from .edit_record import Audit, EditRecord
 from .errors import UnknownRun
 from .message import Message
 from .run_record import RunRecord, SpanRecord
+from .seq_ranges import Ranges, first_of_latest, visible_messages, visible_spans
 from .session_records import (
+    EDIT_CODEC,
     HEAD_CODEC,
     MESSAGES_CODEC,
+    ROW_MESSAGES_MAX,
     RUN_CODEC,
     SPAN_CODEC,
     STEP_CODEC,
@@ -43,11 +49,16 @@ __all__ = ["Archive", "SessionPage", "read_head"]
 
 T = TypeVar("T")
 
+_seq = attrgetter("seq")
+
 _SPANS_MAX = 2**32 - 1
 _CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the same owner and tag"
 _LIST_NAME_BYTES = 6
 _PAGE_SCAN = 256
 """Index entries read at a time while a filter is applied."""
+
+_GAP_MAX = 64
+"""So many removed messages are read and dropped rather than passed over by another look into the store."""
 
 
 class SessionPage(Struct, frozen=True):
@@ -105,11 +116,48 @@ class Archive:
 
         Those that cannot be read are left out, and noted in the store's `damage`.
 
-        Cost: one look into the store; decodes about as many messages as it gives.
+        Raises:
+            Corrupt, NewerFormat: the head cannot be read, which knows what edits have removed.
+
+        Cost: two looks into the store, and one for each long gap that edits have left; decodes about as many messages
+        as it gives.
         """
+        head = self.head(session_id)
+        if head is None:
+            return self.stored_messages(session_id, limit=limit, before_seq=before_seq)
+        # Not beyond what this head knows: a turn and an edit may be committed before the messages are read.
+        last = head.last_seq if before_seq is None else min(head.last_seq, max(before_seq, 1) - 1)
+        if not head.removed:
+            return self.stored_messages(session_id, limit=limit, before_seq=last + 1)
+        first = 1 if limit is None else first_of_latest(head.removed, last, limit)
+        return self.messages_between(session_id, first, last, removed=head.removed)
+
+    def messages_between(self, session_id: str, first: int, last: int, *, removed: Ranges) -> list[Message]:
+        """The messages from place `first` to place `last`, both included, that stand in none of these ranges.
+
+        Cost: a look into the store, and one more for each long gap; decodes what it gives, and short gaps.
+        """
+        if not removed:
+            return self.stored_messages(session_id, limit=last - first + 1, first_seq=first, before_seq=last + 1)
+        messages: list[Message] = []
+        for start, end in _joined(visible_spans(removed, first, last)):
+            messages += self.stored_messages(session_id, limit=end - start + 1, first_seq=start, before_seq=end + 1)
+        return visible_messages(messages, removed)
+
+    def stored_messages(
+        self, session_id: str, *, limit: int | None = None, first_seq: int = 1, before_seq: int | None = None
+    ) -> list[Message]:
+        """As `messages`, with those that edits have removed; none before the place `first_seq`.
+
+        Cost: one look into the store.
+        """
+        if limit is not None and limit <= 0:
+            return []
+        start = max(1, first_seq - ROW_MESSAGES_MAX + 1)  # no row has more, so none from there on begins before
         rows = self._store.scan(
             stream_of(session_id),
             Table.MESSAGE,
+            start=message_key(start) if start > 1 else b"",
             stop=message_key(before_seq) if before_seq is not None else None,
             limit=limit,
             newest_first=True,
@@ -124,8 +172,20 @@ class Archive:
             while before_seq is not None and messages and messages[-1].seq >= before_seq:
                 messages.pop()  # its row began before
             if limit is not None and len(messages) >= limit:
-                return messages[len(messages) - limit :]
-        return messages
+                messages = messages[len(messages) - limit :]
+                break
+        return messages if first_seq == 1 else messages[bisect_left(messages, first_seq, key=_seq) :]
+
+    def edits(self, session_id: str) -> list[EditRecord]:
+        """All edits of the session's history, in their order. Left out: as with `messages`."""
+        rows = self._store.scan(stream_of(session_id), Table.EDIT)
+        return self._readable(EDIT_CODEC, rows, _edit_of, session_id)
+
+    def audit(self, session_id: str) -> Audit:
+        """All messages that were ever stored, with those that edits have removed, and the edits. Left out: as with
+        `messages`. Of a session that does not exist both are empty."""
+        edits = self.edits(session_id)  # first: what they name is all in messages that are read later
+        return Audit(self.stored_messages(session_id), edits)
 
     def runs(self, session_id: str, *, limit: int | None = None) -> list[RunRecord]:
         """The latest runs that have begun; oldest first, at most `limit`. Left out: as with `messages`."""
@@ -267,6 +327,10 @@ def _messages_of(key: bytes, session_id: str) -> str:
     return f"messages from {int.from_bytes(key, 'big')} on of session {session_id!r}"
 
 
+def _edit_of(key: bytes, session_id: str) -> str:
+    return f"edit {int.from_bytes(key, 'big')} of session {session_id!r}"
+
+
 def _run_of(key: bytes, session_id: str) -> str:
     return f"run {key.decode(errors='replace')!r} of session {session_id!r}"
 
@@ -274,6 +338,18 @@ def _run_of(key: bytes, session_id: str) -> str:
 def _span_of(key: bytes, session_id: str) -> str:
     run_id, number = key[:-4].decode(errors="replace"), int.from_bytes(key[-4:], "big")
     return f"span {number} of run {run_id!r} of session {session_id!r}"
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans, those with a short gap between them as one."""
+    held: tuple[int, int] | None = None
+    for start, end in spans:
+        if held is not None and start - held[1] > _GAP_MAX:
+            yield held
+            held = None
+        held = (start if held is None else held[0], end)
+    if held is not None:
+        yield held
 
 
 def _list_name(owner: str | None, tag: str | None) -> bytes:

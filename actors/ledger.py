@@ -228,11 +228,11 @@ class Ledger:
                 run_id=run_id,
                 created_at_ms=message.created_at_ms or at_ms,
             )
-            for seq, message in enumerate(messages, head.message_count + 1)
+            for seq, message in enumerate(messages, head.last_seq + 1)
         ]
         self._rows += message_rows(stored)
         last_turn = turn if turn is not None else head.last_turn
-        self._change(at_ms, message_count=head.message_count + len(stored), last_turn=last_turn)
+        self._change(at_ms, last_seq=head.last_seq + len(stored), last_turn=last_turn)
         return stored
 
     def note_cancelled(self, record: RunRecord, reason: str, *, at_ms: int) -> None:

@@ -17,7 +17,7 @@ from ..runtime.actor import handles
 from ..runtime.context import Context
 from .archive import Archive, read_head
 from .errors import InvalidTransition, TooLarge, UnknownSession
-from .history import History
+from .history import History, history_of
 from .ledger import Ledger, RunEnd
 from .run_record import RunRecord
 from .session_messages import (
@@ -58,7 +58,7 @@ class SessionActor(TurnSession):
     def load(self, context: Context) -> None:
         self.archive = Archive(context.store)
         head = read_head(self.id.key, context.stored)
-        self.history = History(self.archive, self.id.key, durable_count=head.message_count if head is not None else 0)
+        self.history = history_of(self.archive, self.id.key, head)
         # What everybody sees: head and history as of the last durable commit.
         self.visible = head
         self.visible_history = self.history

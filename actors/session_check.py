@@ -2,8 +2,8 @@
 
 The store's own check (store/lmdb_check.py) knows bytes; this one knows what they mean, and works on every store. What
 it can mend it mends with batches, as any writer would: index entries are made anew from the head, and a head that is
-lost or cannot be read from messages, runs and index entries. Metadata is then empty; the bytes of such a head are kept
-as an outcome of the name `damaged head`. Rows that cannot be read stay where they are: readers leave them out.
+lost or cannot be read from messages, runs, edits and index entries. Metadata is then empty; the bytes of such a head are
+kept as an outcome of the name `damaged head`. Rows that cannot be read stay where they are: readers leave them out.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,12 @@ from ..runtime.reminder_records import REMINDER_CODEC, ReminderRecord, due_value
 from ..store.contract import Batch, Head, Index, IndexRow, Row, Store, Table
 from ..store.errors import Corrupt, NewerFormat
 from ..store.records import Codec
+from .edit_record import EditRecord
 from .message import Message
 from .run_record import RunRecord
+from .seq_ranges import Ranges, add_range
 from .session_records import (
+    EDIT_CODEC,
     HEAD_CODEC,
     MESSAGES_CODEC,
     RUN_CODEC,
@@ -89,6 +92,7 @@ class _Session:
         self._what = f"session {session_id!r}"
         self._count = self._last_seq = self._runs = self._last_turn = 0
         self._times: list[int] = []
+        self._removed: Ranges = ()
         self._open_runs: list[RunRecord] = []
         self._reminders: list[ReminderRecord] = []
 
@@ -117,8 +121,8 @@ class _Session:
         except Corrupt as error:
             yield self._new_head(stored, entries, error.reason)
             return
-        if self._count != head.message_count or self._last_seq > head.message_count:
-            reason = f"{head.message_count} were stored; {self._count}, up to number {self._last_seq}, can be read"
+        if self._count != head.last_seq or self._last_seq > head.last_seq:
+            reason = f"{head.last_seq} were stored; {self._count}, up to number {self._last_seq}, can be read"
             yield SessionFinding(f"messages of {self._what}", reason)
         changes = self._entry_changes(head, entries)
         if changes:
@@ -131,6 +135,7 @@ class _Session:
             Table.RUN: RUN_CODEC,
             Table.SPAN: SPAN_CODEC,
             Table.STEP: STEP_CODEC,
+            Table.EDIT: EDIT_CODEC,
             Table.REMINDER: REMINDER_CODEC,
         }
         for table, codec in codecs.items():
@@ -158,6 +163,10 @@ class _Session:
             self._last_turn = max(self._last_turn, record.turn)
             if record.is_open:
                 self._open_runs.append(record)
+        elif isinstance(record, EditRecord):
+            self._last_turn = max(self._last_turn, record.number)
+            for first, last in record.removed:
+                self._removed = add_range(self._removed, first, last)
         elif isinstance(record, ReminderRecord):
             self._reminders.append(record)
 
@@ -178,7 +187,8 @@ class _Session:
             owner=next(iter(_texts(entries, Index.OWNER)), None),
             tags=tuple(_texts(entries, Index.TAG)),
             revision=1,
-            message_count=self._last_seq,
+            last_seq=self._last_seq,
+            removed=self._removed,
             run_count=self._runs,
             last_turn=self._last_turn,
             open_runs=tuple(record.id for record in self._open_runs if not record.pending),

@@ -14,6 +14,7 @@ from .history import History
 from .ledger import Ledger
 from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
+from .seq_ranges import first_of_latest
 from .session_messages import ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
 from .session_records import SessionHead
 
@@ -39,9 +40,14 @@ class ReadableSession(Actor):
 
     @handles(ReadMessages, gated=False)
     def read_messages(self, message: ReadMessages, _context: Context) -> list[Message]:
-        count = self.visible.message_count if self.visible is not None else 0
-        last = count if message.before_seq is None else max(0, min(message.before_seq - 1, count))
-        first = 1 if message.limit is None else max(1, last - message.limit + 1)
+        if self.visible is None:
+            return []
+        last, removed = self.visible.last_seq, self.visible.removed
+        if message.before_seq is not None:
+            last = max(0, min(message.before_seq - 1, last))
+        if message.limit is None:
+            return self.visible_history.read(1, last)
+        first = first_of_latest(removed, last, message.limit) if removed else max(1, last - message.limit + 1)
         return self.visible_history.read(first, last)
 
     @handles(ReadRuns, gated=False)

@@ -6,6 +6,7 @@
       RUN             run id                           -> RunRecord
       SPAN            run id, number u32               -> SpanRecord
       STEP            turn number u64, entry u32       -> Step      (the turn in which the run began)
+      EDIT            turn number u64                  -> EditRecord
     indexes
       UPDATED         updated_at_ms u64
       OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
@@ -21,22 +22,27 @@ from msgspec import Struct, field
 
 from ..store.contract import Index, IndexRow, Row, Table
 from ..store.records import Codec
+from .edit_record import EditRecord
 from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
+from .seq_ranges import Ranges, count_visible
 from .state import StateDelta
 
 __all__ = [
+    "EDIT_CODEC",
     "HEAD_CODEC",
     "MESSAGES_CODEC",
     "RUN_CODEC",
     "SESSION_KIND",
     "SPAN_CODEC",
     "STEP_CODEC",
+    "ForkOrigin",
     "OpenTurn",
     "SessionDefaults",
     "SessionHead",
     "Step",
     "copy_metadata",
+    "edit_key",
     "index_changes",
     "index_prefix",
     "message_key",
@@ -71,6 +77,13 @@ class SessionDefaults(Struct, frozen=True, gc=False):
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+class ForkOrigin(Struct, frozen=True, gc=False):
+    """The session that one was forked from, and the place of the last message of it that was taken; 0 for none."""
+
+    session_id: str
+    seq: int
+
+
 class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="session"):
     """All about a session but its content. Times in milliseconds since 1970, UTC.
 
@@ -81,7 +94,10 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
         metadata: the user's own JSON object.
         created_at_ms, updated_at_ms: the first and the last change.
         revision: counts the changes, from 1.
-        message_count: how many messages history has; the last one's `seq`.
+        last_seq: the place of the last message that was ever stored; the next one has the next. Stored under the name
+            that it had before there were edits.
+        removed: the places that edits have taken out of history, as ranges (first, last), both included.
+        forked_from: where its first messages come from, or None.
         run_count: how many runs began here.
         last_turn: the number of the last turn that was granted.
         open_turn: the turn that runs, or None.
@@ -96,12 +112,19 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     revision: int = 0
-    message_count: int = 0
+    last_seq: int = field(default=0, name="message_count")
     run_count: int = 0
     last_turn: int = 0
     open_turn: OpenTurn | None = None
     open_runs: tuple[str, ...] = ()
     paused_runs: tuple[str, ...] = ()
+    removed: Ranges = ()
+    forked_from: ForkOrigin | None = None
+
+    @property
+    def message_count(self) -> int:
+        """How many messages history has; without those that edits have taken out."""
+        return count_visible(self.removed, 1, self.last_seq) if self.removed else self.last_seq
 
     @property
     def open_run_ids(self) -> tuple[str, ...]:
@@ -139,6 +162,7 @@ MESSAGES_CODEC: Codec[list[Message]] = Codec(list[Message], version=2, older={1:
 RUN_CODEC = Codec(RunRecord)
 SPAN_CODEC = Codec(SpanRecord)
 STEP_CODEC = Codec(Step)
+EDIT_CODEC = Codec(EditRecord)
 
 
 def copy_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +199,10 @@ def span_key(run_id: str, number: int) -> bytes:
 
 def step_key(turn: int, number: int) -> bytes:
     return turn.to_bytes(8, "big") + number.to_bytes(4, "big")
+
+
+def edit_key(turn: int) -> bytes:
+    return turn.to_bytes(8, "big")
 
 
 def index_prefix(text: str) -> bytes:

@@ -320,7 +320,8 @@ class TurnSession(ReadableSession):
             raise stale from None
         if record.turn != message.turn or record.status != message.end.status:
             raise stale
-        stored = self.history.read(record.first_seq, record.last_seq) if record.first_seq else []
+        # With what edits have removed since: it is what was answered then.
+        stored = self.history.read_removed_too(record.first_seq, record.last_seq) if record.first_seq else []
         if any(each.run_id != record.id for each in stored) or len(stored) != len(message.messages):
             raise stale  # deleted and begun anew
         return stored
@@ -341,7 +342,10 @@ class TurnSession(ReadableSession):
 def _show(actor: TurnSession, head: SessionHead | None, history: History, ended: tuple[str, ...]) -> None:
     """This head, and so many messages of this history, are durable: everybody sees them from now on."""
     actor.visible, actor.visible_history = head, history
-    history.durable(head.message_count if head is not None else 0)
+    if head is not None:
+        history.durable(head.last_seq, head.removed)
+    else:
+        history.durable(0)
     for run_id in ended:
         actor.ledger.ended.pop(run_id, None)
 

@@ -6,8 +6,9 @@
     {"type":"entry","index":"tag","value":...}                        likewise
     {"type":"end","streams":...,"rows":...,"entries":...}             last, or the file was cut off
 
-What callboard knows (heads, messages, runs, spans, steps, reminders) is written as `record`, for people and their
-tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and raw bytes are base64.
+What callboard knows (heads, messages, runs, spans, steps, edits, reminders) is written as `record`, for people and
+their tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and raw bytes are
+base64.
 
 An import gives every stream the same head, rows and entries, byte for byte. Renewed are: epochs and versions, which
 fence writers of the store that they come from; the numbers of streams, which decide among index entries of one value.
@@ -30,9 +31,11 @@ from ..runtime.reminder_records import REMINDER_CODEC, ReminderRecord
 from ..store.contract import Batch, Head, Index, IndexRow, Row, Store, Table
 from ..store.errors import CallboardError, Conflict, Corrupt, NewerFormat
 from ..store.records import Codec
+from .edit_record import EditRecord
 from .message import Message
 from .run_record import RunRecord, SpanRecord
 from .session_records import (
+    EDIT_CODEC,
     HEAD_CODEC,
     MESSAGES_CODEC,
     RUN_CODEC,
@@ -72,13 +75,14 @@ _CLASHES_TOLD = 5
 Existing: TypeAlias = Literal["refuse", "skip", "replace"]
 """What to do where there is a stream of this name already."""
 
-Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | ReminderRecord | list[Message]
+Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | ReminderRecord | list[Message]
 
 _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.MESSAGE: MESSAGES_CODEC,
     Table.RUN: RUN_CODEC,
     Table.SPAN: SPAN_CODEC,
     Table.STEP: STEP_CODEC,
+    Table.EDIT: EDIT_CODEC,
 }
 
 

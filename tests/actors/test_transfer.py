@@ -105,16 +105,18 @@ def test_known_records_are_written_for_people_and_all_else_raw() -> None:
     lines = [json.loads(line) for line in export_store(golden_store())]
 
     heads = {line["name"]: line for line in lines if line["type"] == "stream"}
-    assert heads["session:user-1"]["record"]["metadata"] == {"plan": "pro", "n": 1.5}
     assert "raw" in heads["own:bytes"]
+    assert "raw" in heads["session:user-1"]  # msgpack gives a map of up to 15 fields another header than one of more
     kinds = {(line["table"], "record" in line) for line in lines if line["type"] == "row"}
     assert kinds >= {("run", True), ("span", True), ("step", True), ("reminder", True), ("outcome", False)}
     assert ("message", False) in kinds  # in the form of an older version, which would not come back as it was
 
 
-def test_messages_of_the_present_version_are_written_for_people() -> None:
-    (row,) = [line for line in map(json.loads, export_store(session_store(2))) if line["type"] == "row"]
+def test_what_the_present_version_wrote_is_written_for_people() -> None:
+    lines = [json.loads(line) for line in export_store(session_store(2))]
+    (row,) = [line for line in lines if line["type"] == "row"]
 
+    assert lines[1]["record"]["owner"] == "ann"
     assert [message["seq"] for message in row["record"]] == [1, 2]
 
 
