@@ -1,4 +1,4 @@
-"""An agent's instructions: fixed text, a template over the session's metadata, or a function. Pure.
+"""An agent's instructions: fixed text, a template over the session's metadata and state, or a function. Pure.
 
 They are made anew for each run and are sent first, as the system message; they are not part of the history.
 """
@@ -6,15 +6,22 @@ They are made anew for each run and are sent first, as the system message; they 
 import inspect
 import re
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
-__all__ = ["InstructionContext", "Instructions", "Template", "check_instructions", "render"]
+__all__ = ["InstructionContext", "Instructions", "Template", "check_instructions", "look_at_state", "render"]
 
 _BRACED = re.compile(r"\$\$|\$\{([^{}]+)\}")
-_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")  # as string.Template has it
+_PATH = re.compile(r"(?a:[a-zA-Z_]\w*(?:\.\w+)*)")
+_STATES = ("session_state", "user_state", "app_state")
+
+
+class _Paths(string.Template):
+    """`$key` as string.Template has it; in braces a path, whose parts stand between dots."""
+
+    braceidpattern = r"(?a:[_a-z][_a-z0-9]*(?:\.[_a-z0-9]+)*)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +33,32 @@ class InstructionContext:
         session_id: the session's id, or None where there is no session.
         metadata: the session's metadata as it is when the turn begins, a read-only mapping; empty without a session.
         run_id: the run that the instructions are for.
+        session_state: what the session's turns keep for each other, likewise.
+        user_state: what all sessions of its owner share, likewise.
+        app_state: what all sessions share, likewise.
     """
 
     agent: str
     session_id: str | None = None
     metadata: Mapping[str, Any]
     run_id: str = ""
+    session_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    user_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    app_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        for name in ("metadata", *_STATES):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """Text with `${key}` or `$key` for the session's metadata, `agent` and `session_id`; `$$` is a dollar sign.
 
-    `agent` and `session_id` are always those of the run, whatever the metadata says. Values are put in as `str` gives
-    them. A key that the metadata does not have fails the run: a prompt with a hole in it is worse. What stands inside
-    of a key's value is for a function to take out.
+    `${address.city}` and `${cart.0}` stand for what is inside of a key's value, in dicts and lists however deep, and
+    `${session_state.key}`, `${user_state.key}` and `${app_state.key}` for state. `agent`, `session_id` and the three
+    states are always those of the run, whatever the metadata says. Values are put in as `str` gives them. What is not
+    there fails the run: a prompt with a hole in it is worse.
 
     Raises:
         ValueError: a dollar sign that begins no key.
@@ -56,12 +71,12 @@ class Template:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"a Template is made from a string, not {type(self.text).__name__}")
-        if not string.Template(self.text).is_valid():
-            odd = next((key for key in _BRACED.findall(self.text) if key and not _KEY.fullmatch(key)), None)
+        if not _Paths(self.text).is_valid():
+            odd = next((key for key in _BRACED.findall(self.text) if key and not _PATH.fullmatch(key)), None)
             if odd is not None:
                 raise ValueError(
-                    f"the template names ${{{odd}}}, but fills in whole keys of a-z, A-Z, 0-9 and _ only: for a value "
-                    "inside of another, or another key, use a function of the InstructionContext"
+                    f"the template names ${{{odd}}}, but fills in keys of a-z, A-Z, 0-9 and _ only, with dots before "
+                    "what is inside of a value: for another key use a function of the InstructionContext"
                 )
             raise ValueError(f"{self.text!r} has a dollar sign that begins no ${{key}}: write $$ for the sign itself")
 
@@ -105,16 +120,63 @@ def render(instructions: Instructions, context: InstructionContext) -> str:
     return text
 
 
+def look_at_state(instructions: Instructions) -> bool:
+    """Whether they may speak of state, so that it must be there when they are made."""
+    if isinstance(instructions, Template):
+        return any(name.partition(".")[0] in _STATES for name in _Paths(instructions.text).get_identifiers())
+    return not isinstance(instructions, str)
+
+
+class _Values(Mapping[str, object]):
+    """What a template may name, by path."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    def __getitem__(self, path: str) -> object:
+        if path in self._values:
+            return self._values[path]
+        value: object = self._values
+        for part in path.split("."):
+            value = _inside(value, part)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _inside(value: object, part: str) -> object:
+    """KeyError where there is no such part."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, object]", value)[part]
+    if isinstance(value, list) and part.isdecimal() and int(part) < len(items := cast("list[object]", value)):
+        return items[int(part)]
+    raise KeyError(part)
+
+
 def _fill(template: Template, context: InstructionContext) -> str:
-    values = {**context.metadata, "agent": context.agent}
+    values: dict[str, object] = {**context.metadata, "agent": context.agent}
     values.pop("session_id", None)
     if context.session_id is not None:
         values["session_id"] = context.session_id
-    try:
-        return string.Template(template.text).substitute(values)
-    except KeyError as error:
-        there = ", ".join(sorted(values))
-        raise ValueError(
-            f"the instructions' template of agent {context.agent!r} names ${{{error.args[0]}}}, and there is: {there}. "
-            "Set it in the session's metadata"
-        ) from None
+    values |= {name: dict(getattr(context, name)) for name in _STATES}
+    paths = _Paths(template.text)
+    known = _Values(values)
+    for path in paths.get_identifiers():
+        if path not in known:
+            raise ValueError(_not_there(path, context, sorted(values.keys() - set(_STATES))))
+    return paths.substitute(known)
+
+
+def _not_there(path: str, context: InstructionContext, there: list[str]) -> str:
+    first, _, rest = path.partition(".")
+    named = f"the instructions' template of agent {context.agent!r} names ${{{path}}}, and"
+    if first in _STATES:
+        keys: Mapping[str, object] = getattr(context, first)
+        return f"{named} {first} has: {', '.join(sorted(keys)) or 'nothing'}. Set it there"
+    if rest and first in there:
+        return f"{named} {first!r} is there, but not what is to be inside of it"
+    return f"{named} there is: {', '.join(there)}. Set it in the session's metadata"

@@ -18,7 +18,7 @@ from .persistence import persist
 from .progress import Progress
 from .session_messages import RecordStep
 from .session_records import Step
-from .turn_state import TurnState
+from .turn_state import NO_STATE, TurnState
 
 __all__ = ["Journal"]
 
@@ -50,7 +50,7 @@ class Journal:
         self._in_doubt = False
         self.progress = progress
         self.state: dict[str, Any] = check_metadata(progress.state, what="state")
-        self.scopes = TurnState()
+        self.scopes: TurnState = NO_STATE
 
     async def answered(self, answer: Message, *, begun: Iterable[int], usage: Usage) -> None:
         """An answer that asks for calls came; these of them begin when this returns."""
