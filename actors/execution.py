@@ -32,16 +32,14 @@ from .journal import Journal
 from .ledger import RunEnd
 from .limits import reason_of
 from .message import Message, Usage
-from .model import Delta, ModelAnswer, ModelRequest, OnDelta
+from .model import Delta, ModelAnswer, ModelRequest
 from .output import Output
 from .persistence import persist
 from .perspective import cue, seen_by
 from .progress import Progress
 from .reentry import HeldTurn, hold
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
-from .run_context import RunIds, enter_run
 from .run_ending import ended_by_tool
-from .run_observing import ObservedRun
 from .run_output import RunOutput
 from .run_record import RunStatus
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
@@ -80,7 +78,6 @@ class Execution:
     run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
     calls: ToolCalls | None = None
-    observed: ObservedRun | None = None
     state: TurnState = NO_STATE
     deltas: tuple[StateDelta, ...] = ()
     spans: SpanLog = field(init=False)
@@ -108,32 +105,12 @@ class Execution:
             come already.
         """
         held = hold(self.session_id, within=self.within)
-        enter_run(RunIds(self.run_id, self.session_id, self.spec.name, self.grant.turn))
         self._emit(RunStarted(self.run_id, self.grant.turn))
         self.purse.look(anyio.current_time())
         try:
-            return await (self._run_observed() if self.spec.observers.each else self._run())
+            return await self._run()
         finally:
             held.end()
-
-    async def _run_observed(self) -> Reply:
-        model = self.spec.settings.model or self.spec.model.name
-        turn, asked = self.grant.turn, self.input
-        each, agent = self.spec.observers.each, self.spec.name
-        self.observed = run = ObservedRun(each, self.run_id, self.session_id, agent, model, turn, asked)
-        if self.calls is not None:  # of a run that goes on
-            self.calls.observed = run
-        with run.observe():
-            try:
-                reply = await self._run()
-                run.status, run.output = "completed", reply.message
-            except BaseException as error:
-                run.status = "waiting" if isinstance(error, ApprovalRequired) else self.end_status
-                run.error = error
-                raise
-            finally:
-                run.usage, run.attempts = self._whole_usage, self._attempt_number
-        return reply
 
     async def _run(self) -> Reply:
         try:
@@ -184,8 +161,6 @@ class Execution:
             if delay_s is None:
                 raise RunFailed(self.run_id, reason) from failure
             self._emit(AttemptFailed(self._attempt_number, reason, delay_s))
-            if self.observed is not None:
-                self.observed.attempt_failed(failure, reason, delay_s)
             await self._note("waiting", reason)
             await anyio.sleep(delay_s)
             await self._note("running", None)
@@ -272,12 +247,9 @@ class Execution:
         self._check_budget()  # no await between this and the call
         self.purse.call_begins()
         with self.spans.span(model, "model") as span:
-            on_delta = self._on_delta()
+            on_delta = self.spec.listeners.get(self.run_id)
             try:
-                if self.observed is None:
-                    answer = await self.spec.model.complete(request, on_delta=on_delta)
-                else:
-                    answer = await self.observed.complete(self.spec.model, request, on_delta)
+                answer = await self.spec.model.complete(request, on_delta=on_delta)
             except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
                 raise RuntimeError(f"the model's own run did not end well: {error}") from error
             check_answer_usage(answer)
@@ -421,7 +393,6 @@ class Execution:
             journal=journal,
             spans=self.spans,
             emit=self._emit,
-            observed=self.observed,
             attempt=self._attempt_number,
         )
 
@@ -429,17 +400,6 @@ class Execution:
         listener = self.spec.listeners.get(self.run_id)
         if listener is not None:
             listener(event)
-        if self.spec.boards and self.session_id is not None:
-            board = self.spec.boards.find(self.session_id)
-            if board is not None:
-                board.put(self.run_id, self.spec.name, event)
-
-    def _on_delta(self) -> OnDelta | None:
-        """Who is to hear the pieces of an answer; None where nobody is, and the model need not stream it."""
-        board = self.spec.boards.find(self.session_id) if self.spec.boards and self.session_id is not None else None
-        if board is not None and board.wants_progress:
-            return self._emit
-        return self.spec.listeners.get(self.run_id)
 
 
 def _last_answer(messages: list[Message]) -> Message:
