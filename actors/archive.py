@@ -283,6 +283,11 @@ class Archive:
         ids = (session_id_of(hit.stream) for hit in hits)
         return list(dict.fromkeys(id for id in ids if id is not None))
 
+    def with_outbox(self) -> list[str]:
+        """The ids of the sessions of which deltas to app or user state are on their way, deleted ones too."""
+        ids = (session_id_of(hit.stream) for hit in self._store.scan_index(Index.OUTBOX_DUE))
+        return [id for id in ids if id is not None]
+
     def _position(self, cursor: str, index: Index, list_name: bytes) -> bytes:
         """The place behind which the page begins. TypeError, ValueError where this list has not given it."""
         position = _from_cursor(cursor, list_name)

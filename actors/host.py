@@ -35,6 +35,8 @@ from .retention import RETENTION_KIND, RetentionActor, expire
 from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
+from .state_actor import StateActor
+from .state_records import STATE_KIND
 
 __all__ = ["Runtime"]
 
@@ -155,6 +157,7 @@ class Runtime(Kernel):
         self._models: WeakSet[Model] = WeakSet()
         self.on_close(self._close_models)
         self.register(SESSION_KIND, SessionActor, idle_s=bounds.idle_s)
+        self.register(STATE_KIND, StateActor, idle_s=bounds.idle_s)
         self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
         self.register(RETENTION_KIND, lambda id: RetentionActor(id, partial(expire, self)), durable=False)
 
@@ -204,7 +207,8 @@ class Runtime(Kernel):
                     failures.append(failure)
 
         async with anyio.create_task_group() as tasks:
-            for session_id in Archive(self.store).with_open_runs():
+            archive = Archive(self.store)
+            for session_id in dict.fromkeys([*archive.with_open_runs(), *archive.with_outbox()]):
                 tasks.start_soon(put_right, session_id)
         if failures:
             raise failures[0]

@@ -33,7 +33,7 @@ from .session_messages import (
 )
 from .session_reads import journaled_usage, open_runs_of
 from .session_records import SessionHead
-from .session_turns import TurnSession
+from .session_state import StatefulSession
 from .turns import Entry, TurnQueue
 
 __all__ = ["SessionActor"]
@@ -44,13 +44,13 @@ _SESSION_BYTES = 4300
 """A session in memory beside its head and its messages: actor, ledger, turn queue (CPython 3.11, tracemalloc)."""
 
 
-class SessionActor(TurnSession):
+class SessionActor(StatefulSession):
     """See the module's text."""
 
     def may_passivate(self) -> bool:
         """False while a turn runs or waits, or what is staged is not durable: only the store outlives this."""
         idle = self.turns.running is None and not self.turns
-        return idle and self.visible is self.ledger.head and not self.ledger.ended
+        return idle and self.visible is self.ledger.head and not self.ledger.ended and not self.outbox
 
     def size_bytes(self) -> int:
         return _SESSION_BYTES + 2 * self.head_bytes + self.history.size_bytes  # decoded, metadata takes about twice
@@ -62,6 +62,7 @@ class SessionActor(TurnSession):
         # What everybody sees: head and history as of the last durable commit.
         self.visible = head
         self.visible_history = self.history
+        self.load_outbox(context)
         if head is None:
             self.ledger = Ledger(self.id.key, None)
             return
@@ -107,6 +108,7 @@ class SessionActor(TurnSession):
         self.turns = TurnQueue()
         self.turns.restore(last_number)
         self.ledger.erase()
+        self.erase_state(context)
         self.history = History(self.archive, self.id.key, durable_count=0)
         self.stage(context)
         return True
