@@ -4,7 +4,7 @@ The ledger runs ahead of the store: what it holds is staged, and becomes what ev
 A session actor calls one or more of its methods in a handler, then takes the change and stages it as one batch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,7 @@ from .session_records import (
     index_changes,
     message_rows,
     span_key,
+    status_value,
     step_key,
 )
 
@@ -66,6 +67,7 @@ class Ledger:
         ended: those whose end is staged and not durable yet, which the store still shows as open.
 
     `steps` is how many entries the journal of the open turn has, `journal_turn` the number under which they are kept.
+    `find_run` gives a run that has ended as it is now, or None.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Ledger:
         open_runs: Iterable[RunRecord] = (),
         journal_turn: int = 0,
         steps: int = 0,
+        find_run: Callable[[str], RunRecord | None] = lambda _: None,
     ) -> None:
         self._session_id = session_id
+        self._find_run = find_run
         self.head = head
         self.runs = {record.id: record for record in open_runs}
         self.ended: dict[str, RunRecord] = {}
@@ -149,23 +153,29 @@ class Ledger:
             self._steps = step.number
             self._touched = True
 
-    def pause_turn(self, end: RunEnd, pending: tuple[ApprovalRequest, ...], *, at_ms: int) -> None:
-        """The running turn ends, its run does not: it waits for verdicts on these calls. Its journal stays."""
+    def pause_turn(self, end: RunEnd, pending: tuple[ApprovalRequest, ...], *, at_ms: int) -> list[Message]:
+        """The running turn ends, its run does not: it waits for verdicts on these calls. Its journal stays.
+
+        Returns: what is new in history: its input, where that is kept.
+        """
         head = self._existing()
         turn = head.open_turn
         assert turn is not None, "no turn is open"
-        record = self.runs[turn.run_id]
+        record, kept = self._keep_input(self.runs[turn.run_id], at_ms=at_ms)
         paused = advance(record, "waiting", at_ms=at_ms, usage=end.usage, attempts=max(end.attempts, 1))
         self.runs[record.id] = paused = replace(paused, pending=pending)
         self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(paused)))
         self._add_spans(record.id, end)
         self._change(at_ms, open_turn=None, paused_runs=(*head.paused_runs, record.id))
+        return kept
 
     def resume_turn(self, number: int, record: RunRecord, *, steps: int, at_ms: int) -> RunRecord:
         """The turn of this number begins with a run that goes on, whose journal has `steps` entries."""
         head = self._existing()
         moved = advance(replace(record, turn=number), "running", at_ms=at_ms, attempts=record.attempts + 1)
         moved = replace(moved, pending=(), journal=record.journal_turn)
+        if not record.is_open:
+            self._index_rows.append(IndexRow(Index.RUN_STATUS, status_value(record.status, record.id), present=False))
         self._begin_run(moved)
         self.journal_turn, self._steps = record.journal_turn, steps
         turn = OpenTurn(number, record.id)
@@ -183,7 +193,8 @@ class Ledger:
     def close_turn(self, end: RunEnd, messages: Sequence[Message], *, at_ms: int) -> list[Message]:
         """The running turn ends: its run as `end` says, with `messages` new in history; returns them as stored.
 
-        The journal of a run that was interrupted stays, for the run may be resumed.
+        Without messages, and without an answer, the input is new in history where the run is to keep it. The journal
+        of a run that was interrupted stays, for the run may be resumed.
         """
         head = self._existing()
         turn = head.open_turn
@@ -191,7 +202,11 @@ class Ledger:
         record = self.runs[turn.run_id]
         stored = self.append(messages, run_id=record.id, at_ms=at_ms)
         if stored:
-            record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq)
+            record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq, partial=end.partial)
+            if record.retry_of and not end.partial:
+                self._input_stands(record, stored[0].seq)
+        elif end.status != "completed":
+            record, stored = self._keep_input(record, at_ms=at_ms)
         self._change(at_ms, open_turn=None)
         self._end_run(record, end, at_ms=at_ms)
         if end.status != "interrupted":
@@ -199,18 +214,20 @@ class Ledger:
         self._steps = 0
         return stored
 
-    def interrupt_turn(self, reason: str, *, at_ms: int, usage: Usage = _NOTHING) -> None:
+    def interrupt_turn(self, reason: str, *, at_ms: int, usage: Usage = _NOTHING) -> list[Message]:
         """The turn that an earlier process left open ends; its journaled steps stay in the store for a later resume.
 
-        `usage` is what the run had spent, as far as its journal knows.
+        `usage` is what the run had spent, as far as its journal knows. Returns: as `pause_turn`.
         """
         head = self._existing()
         assert head.open_turn is not None, "no turn is open"
         record = self.runs[head.open_turn.run_id]
         if usage.requests > record.usage.requests:
             record = replace(record, usage=usage)
+        record, kept = self._keep_input(record, at_ms=at_ms)
         self._end_run(record, RunEnd("interrupted", reason, attempts=record.attempts), at_ms=at_ms)
         self._change(at_ms, open_turn=None)
+        return kept
 
     def append(
         self, messages: Sequence[Message], *, at_ms: int, run_id: str | None = None, turn: int | None = None
@@ -313,6 +330,26 @@ class Ledger:
         self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
         self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode()))
 
+    def _keep_input(self, record: RunRecord, *, at_ms: int) -> tuple[RunRecord, list[Message]]:
+        """The run's turn ends without an answer: its input goes into history, if it is to stand there and does not.
+
+        Returns: the record that knows of it, and what is new in history.
+        """
+        if not record.keep_input or record.input_seq or not record.input:
+            return record, []
+        stored = self.append(record.input, run_id=record.id, at_ms=at_ms)
+        return self._input_stands(record, stored[0].seq), stored
+
+    def _input_stands(self, record: RunRecord, seq: int) -> RunRecord:
+        """The run's input stands in history from this place on; so does that of the run that it retries."""
+        origin = self._find_run(record.retry_of) if record.retry_of else None
+        if origin is not None and not origin.input_seq:
+            origin = replace(origin, input_seq=seq)
+            self.ended[origin.id] = origin
+            self._ended_now.append(origin.id)
+            self._rows.append(Row(Table.RUN, origin.id.encode(), RUN_CODEC.encode(origin)))
+        return replace(record, input_seq=seq)
+
     def _end_run(self, record: RunRecord, end: RunEnd, *, at_ms: int) -> None:
         ended = advance(
             record, end.status, at_ms=at_ms, usage=end.usage, error=_reason(end), attempts=max(end.attempts, 1)
@@ -333,6 +370,8 @@ class Ledger:
         self._ended_now.append(record.id)
         self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
         self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode(), present=False))
+        if record.status != "completed":
+            self._index_rows.append(IndexRow(Index.RUN_STATUS, status_value(record.status, record.id)))
 
 
 @lru_cache(8192)

@@ -64,7 +64,7 @@ class SessionActor(StatefulSession):
         self.visible_history = self.history
         self.load_outbox(context)
         if head is None:
-            self.ledger = Ledger(self.id.key, None)
+            self.ledger = Ledger(self.id.key, None, find_run=self.ended_run)
             return
         assert context.stored is not None
         self.head_bytes = len(context.stored.head)
@@ -72,7 +72,9 @@ class SessionActor(StatefulSession):
         turn = head.open_turn
         journal_turn = next((each.journal_turn for each in open_runs if turn is not None and each.id == turn.run_id), 0)
         steps = self.archive.step_count(self.id.key, journal_turn) if journal_turn else 0
-        self.ledger = Ledger(self.id.key, head, open_runs=open_runs, journal_turn=journal_turn, steps=steps)
+        self.ledger = Ledger(
+            self.id.key, head, open_runs=open_runs, journal_turn=journal_turn, steps=steps, find_run=self.ended_run
+        )
         self.turns.restore(head.last_turn)
         if context.stored_by_earlier_owner:
             self._interrupt_all(context)
@@ -177,5 +179,5 @@ class SessionActor(StatefulSession):
                 self.end_paused(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), context)
         if head.open_turn is not None:
             usage = journaled_usage(self.archive, self.id.key, self.ledger.journal_turn)
-            self.ledger.interrupt_turn(INTERRUPTED, at_ms=at_ms, usage=usage)
+            self.history.extend(self.ledger.interrupt_turn(INTERRUPTED, at_ms=at_ms, usage=usage))
         self.stage(context)

@@ -11,6 +11,7 @@
       UPDATED         updated_at_ms u64
       OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
       OPEN_RUN        run id
+      RUN_STATUS      status, 0x00, run id                        of runs that have ended without an answer
 
 Numbers are big-endian, so that byte order is their order. Rows of messages that version 1 wrote hold one each.
 """
@@ -49,6 +50,7 @@ __all__ = [
     "message_rows",
     "session_id_of",
     "span_key",
+    "status_value",
     "step_key",
     "stream_of",
 ]
@@ -195,6 +197,11 @@ def message_rows(stored: list[Message]) -> list[Row]:
 
 def span_key(run_id: str, number: int) -> bytes:
     return run_id.encode() + number.to_bytes(4, "big")
+
+
+def status_value(status: str, run_id: str) -> bytes:
+    """The entry in RUN_STATUS of a run in this status. Ids begin with the time: entries are in the order of making."""
+    return f"{status}\0{run_id}".encode()
 
 
 def step_key(turn: int, number: int) -> bytes:

@@ -106,7 +106,7 @@ class TurnSession(ReadableSession):
             if paused is None or paused.turn != message.turn or paused.pending != message.pending:
                 raise
             return
-        self.ledger.pause_turn(message.end, message.pending, at_ms=context.wall_ms())
+        self.history.extend(self.ledger.pause_turn(message.end, message.pending, at_ms=context.wall_ms()))
         self._advance_turns(message.turn, context)
 
     @handles(NoteRun, gated=False)
@@ -136,7 +136,7 @@ class TurnSession(ReadableSession):
         running = self.turns.running
         if running is not None and running.entry.run_id == message.run_id:
             end = RunEnd(message.status, message.reason, attempts=self.ledger.runs[message.run_id].attempts)
-            self.ledger.close_turn(end, (), at_ms=context.wall_ms())
+            self.history.extend(self.ledger.close_turn(end, (), at_ms=context.wall_ms()))
             self._advance_turns(running.number, context)
             return True
         return self._withdraw(message.run_id, message.reason, context)
@@ -243,7 +243,8 @@ class TurnSession(ReadableSession):
         assert isinstance(waiting.message, ResumeTurn)
         assert waiting.resumed is not None
         resumed, decisions = waiting.resumed, waiting.message.decisions
-        self.ledger.resume_turn(number, resumed.record, steps=len(resumed.steps), at_ms=context.wall_ms())
+        record = replace(resumed.record, input_seq=self.input_place(resumed.record))
+        self.ledger.resume_turn(number, record, steps=len(resumed.steps), at_ms=context.wall_ms())
         if not decisions:
             return resumed
         pending = {call.index: call.call_id for call in resumed.record.pending}
@@ -277,14 +278,18 @@ class TurnSession(ReadableSession):
             resumed = None
             if isinstance(message, ResumeTurn):
                 resumed = self._resume(granted.number, waiting, context)
+                input_seq = self.ledger.runs[message.run_id].input_seq
             else:
                 assert isinstance(message, BeginTurn)
-                at_ms = context.wall_ms()
+                at_ms, run = context.wall_ms(), message.run
+                input_seq = self.input_place(run) if run.retry_of else 0
                 self.ledger.ensure(message.defaults, at_ms=at_ms)
-                self.ledger.open_turn(granted.number, message.run, at_ms=at_ms)
+                run = replace(run, input_seq=input_seq) if input_seq else run
+                self.ledger.open_turn(granted.number, run, at_ms=at_ms)
             assert self.ledger.head is not None
             metadata = copy_metadata(self.ledger.head.metadata)
-            ticket.reply(Grant(granted.number, self.history.whole(), metadata, resumed))
+            grant = Grant(granted.number, self.history.whole(), metadata, resumed, input_seq=input_seq)
+            ticket.reply(grant)
             break
         self.stage(context)
 
