@@ -103,6 +103,8 @@ class Agent(Generic[OutputT]):
             output=None if output is None else Output.of(output),
             session_of=partial(Session, owner),
             approver=_checked_approver(approver),
+            boards=owner.boards,
+            observers=owner.run_observers,
         )
         self._spec.check_priced(self._spec.policy.budget)
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))

@@ -9,11 +9,13 @@ from msgspec import Struct
 from ..runtime.budget import Backoff
 from ..runtime.options import check_number
 from .approvals import Approver
+from .boards import Boards
 from .budgets import Budget, model_names
 from .instructions import Instructions
 from .model import Model, ModelSettings
 from .output import Output
 from .reply import RunEvent
+from .run_observing import RunObservers
 from .tools import ToolSet
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class AgentSpec:
     """What an agent is. Lives in this process.
 
     `session_of` makes the handle on a session that its tools get; `listeners` get the events of runs that are being
-    streamed.
+    streamed, `boards` those of all runs, for the readers of sessions; `observers` are told what runs do.
     """
 
     name: str
@@ -78,6 +80,8 @@ class AgentSpec:
     approver: Approver | None = None
     output: Output | None = None
     listeners: dict[str, Callable[[RunEvent], None]] = field(default_factory=lambda: dict[str, Any]())
+    boards: Boards = field(default_factory=Boards)
+    observers: RunObservers = field(default_factory=RunObservers)
 
     def check_priced(self, budget: Budget | None) -> None:
         """ValueError where the budget bounds cost, and has no price for a model that may answer here."""

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ..store.contract import Index, IndexRow, Row, Table
 from .approvals import ApprovalRequest
+from .event_rows import EVENT_CODEC, MetadataRow, RunRow, StoredEvent, event_key
 from .limits import check_metadata, storable_reason
 from .message import Message, Usage
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
@@ -93,6 +94,7 @@ class Ledger:
         self.journal_turn = journal_turn
         self._steps = steps
         self._touched = False
+        self._event_count = head.event_count if head is not None else 0
 
     # The session ----------------------------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class Ledger:
         merged = {**(defaults if self.head is None else self.head).metadata, **patch}
         metadata = check_metadata({key: value for key, value in merged.items() if key not in removed})
         self.ensure(defaults, at_ms=at_ms)
+        self.log(MetadataRow(tuple(patch)))
         self._change(at_ms, metadata=metadata)
         return metadata
 
@@ -131,6 +134,7 @@ class Ledger:
         self._rows.clear()
         self._index_rows.clear()
         self._ended_now.clear()
+        self._event_count = 0
         self._erase = self._touched = True
 
     # Turns ----------------------------------------------------------------------------------------------------------
@@ -164,7 +168,7 @@ class Ledger:
         record, kept = self._keep_input(self.runs[turn.run_id], at_ms=at_ms)
         paused = advance(record, "waiting", at_ms=at_ms, usage=end.usage, attempts=max(end.attempts, 1))
         self.runs[record.id] = paused = replace(paused, pending=pending)
-        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(paused)))
+        self._put_run(paused)
         self._add_spans(record.id, end)
         self._change(at_ms, open_turn=None, paused_runs=(*head.paused_runs, record.id))
         return kept
@@ -207,8 +211,8 @@ class Ledger:
                 self._input_stands(record, stored[0].seq)
         elif end.status != "completed":
             record, stored = self._keep_input(record, at_ms=at_ms)
-        self._change(at_ms, open_turn=None)
         self._end_run(record, end, at_ms=at_ms)
+        self._change(at_ms, open_turn=None)
         if end.status != "interrupted":
             self._drop_journal(self.journal_turn, self._steps)
         self._steps = 0
@@ -276,7 +280,7 @@ class Ledger:
         open_runs = self._existing().open_runs
         if moved.is_open:
             self.runs[moved.id] = moved
-            self._rows.append(Row(Table.RUN, moved.id.encode(), RUN_CODEC.encode(moved)))
+            self._put_run(moved)
         else:
             open_runs = _without(open_runs, moved.id)
             self._close_run(moved)
@@ -294,6 +298,12 @@ class Ledger:
         self._rows += rows
         self._index_rows += index_rows
 
+    def log(self, event: StoredEvent) -> None:
+        """This happens behind all that is staged so far; a change of the head must follow, which tells the count."""
+        self._event_count += 1
+        number = self._existing().last_seq + self._event_count
+        self._rows.append(Row(Table.EVENT, event_key(number, self._event_count), EVENT_CODEC.encode(event)))
+
     # Taking ---------------------------------------------------------------------------------------------------------
 
     def take(self) -> Change | None:
@@ -304,6 +314,7 @@ class Ledger:
         if head is None:
             encoded = b""
         else:
+            assert head.event_count == self._event_count, "an event was logged behind the last change of the head"
             encoded = HEAD_CODEC.encode(head)
             self._index_rows += index_changes(None if erase else self._indexed, head)
         change = Change(encoded, tuple(self._rows), tuple(self._index_rows), erase, tuple(self._ended_now))
@@ -322,12 +333,18 @@ class Ledger:
         # At most one revision a change that is taken; a clock that was set back does not move a session back.
         revision = head.revision if self._touched else head.revision + 1
         updated_at_ms = at_ms if at_ms > head.updated_at_ms else head.updated_at_ms
+        fields["event_count"] = self._event_count
         self.head = replace(head, revision=revision, updated_at_ms=updated_at_ms, **fields)
         self._touched = True
 
+    def _put_run(self, record: RunRecord) -> None:
+        """The record of a run as it is now, and the event that it came into this status."""
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
+        self.log(RunRow(record.id, record.status, record.agent, record.error))
+
     def _begin_run(self, record: RunRecord) -> None:
         self.runs[record.id] = record
-        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
+        self._put_run(record)
         self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode()))
 
     def _keep_input(self, record: RunRecord, *, at_ms: int) -> tuple[RunRecord, list[Message]]:
@@ -368,7 +385,7 @@ class Ledger:
         self.runs.pop(record.id, None)
         self.ended[record.id] = record
         self._ended_now.append(record.id)
-        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
+        self._put_run(record)
         self._index_rows.append(IndexRow(Index.OPEN_RUN, record.id.encode(), present=False))
         if record.status != "completed":
             self._index_rows.append(IndexRow(Index.RUN_STATUS, status_value(record.status, record.id)))

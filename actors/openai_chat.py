@@ -119,6 +119,7 @@ class OpenAIChat:
         if not model:
             raise ValueError("which model? give model=... or set OPENAI_MODEL")
         self._name = model
+        self._provider = endpoint.provider.name
         self._defaults = replace(settings, model=model)
         self._pool = ConnectionPool(ssl_context=ssl_context)
         self._gate = ProviderGate(connections_max=connections_max, policy=retries)
@@ -160,6 +161,16 @@ class OpenAIChat:
     def name(self) -> str:
         """The model that is asked for by default."""
         return self._name
+
+    @property
+    def provider(self) -> str:
+        """The name of its kind of server in PROVIDERS, or "openai-compatible"."""
+        return self._provider
+
+    @property
+    def server(self) -> str:
+        """Scheme, host and port of its server."""
+        return self._server.where
 
     async def complete(self, request: ModelRequest, *, on_delta: OnDelta | None = None) -> ModelAnswer:
         """Answer the request, streamed if `on_delta` is given; see `Model.complete`.

@@ -10,7 +10,7 @@ Source: the logging cookbook, "Using Filters to impart contextual information".
 
 import contextvars
 import logging
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -57,14 +57,14 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, whatever a record has beside these, and `exception`.
+    """One JSON object a line: `time`, `level`, `logger`, `message`, `exception`, and what a record has beside these.
 
     Fields that are None are left out; what JSON has no form for is shown as its repr.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

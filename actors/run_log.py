@@ -5,8 +5,8 @@
 | message | level | fields beside run_id, session_id, agent, turn |
 |---|---|---|
 | run started | INFO | model |
-| run completed, waiting, cancelled, interrupted | INFO | status, duration_ms, attempts, model_calls, tool_calls, tokens |
-| run failed | WARNING | likewise, and error_type |
+| run completed, waiting, ... | INFO | status, duration_ms, attempts, model_calls, tool_calls, tokens, error_type |
+| run failed | WARNING | likewise |
 | attempt failed | WARNING | error_type, delay_s |
 | model called | DEBUG | model, duration_ms, tokens in and out, finish_reason, request_id, error_type |
 | tool called | DEBUG | tool, call_id, duration_ms, error_type |

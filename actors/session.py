@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..runtime.ref import Ref
 from .conversation import as_chat_dict, as_message, as_messages, repair
 from .errors import UnknownSession
+from .event_stream import EventStream
 from .host import Runtime
 from .ids import new_id, new_number
 from .limits import (
@@ -116,6 +117,27 @@ class Session:
         """How many messages history has."""
         head = await self._ref.ask(ReadHead())
         return head.message_count if head is not None else 0
+
+    # Events ---------------------------------------------------------------------------------------------------------
+
+    def events(self, *, after: int | None = None, progress: bool = True) -> EventStream:
+        """What happens here, as it happens: `async for event in session.events(): ...`. See session_events.py.
+
+        Args:
+            after: the number of the event to go on behind, of whatever reader in whatever process; 0 for all there ever
+                was; None for what comes from now on.
+            progress: whether RunProgress is wanted, which does not last: pieces of answers, results of tools. Models
+                then stream their answers.
+
+        What lasts comes once and in order, however slow the reader is, and without holding anybody up. Use `async with`
+        to join before the first event is asked for; let go of it to leave.
+
+        Raises:
+            TypeError, ValueError: `after` is no number of an event.
+        """
+        if after is not None and (type(after) is not int or after < 0):
+            raise ValueError(f"after must be the number of an event, 0 or None, not {after!r}")
+        return EventStream(self.id, self._ref, self.runtime.boards, after=after, progress=progress)
 
     # Runs -----------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ..store.contract import Batch, Head, Index, IndexRow, Row, Store, Table
 from ..store.errors import Corrupt, NewerFormat
 from ..store.records import Codec
 from .edit_record import EditRecord
+from .event_rows import EVENT_CODEC, StoredEvent
 from .message import Message
 from .run_record import RunRecord
 from .seq_ranges import Ranges, add_range
@@ -30,7 +31,6 @@ from .session_records import (
     SessionHead,
     index_changes,
     session_id_of,
-    status_value,
 )
 from .transfer import IMPORTING, read_rows
 
@@ -91,11 +91,10 @@ class _Session:
         self._stream = stream
         self._id = session_id
         self._what = f"session {session_id!r}"
-        self._count = self._last_seq = self._runs = self._last_turn = 0
+        self._count = self._last_seq = self._runs = self._last_turn = self._events = 0
         self._times: list[int] = []
         self._removed: Ranges = ()
         self._open_runs: list[RunRecord] = []
-        self._unfinished: list[bytes] = []
         self._reminders: list[ReminderRecord] = []
 
     def findings(self) -> Iterator[SessionFinding]:
@@ -126,6 +125,9 @@ class _Session:
         if self._count != head.last_seq or self._last_seq > head.last_seq:
             reason = f"{head.last_seq} were stored; {self._count}, up to number {self._last_seq}, can be read"
             yield SessionFinding(f"messages of {self._what}", reason)
+        if self._events != head.event_count:
+            reason = f"{head.event_count} were stored; {self._events} can be read"
+            yield SessionFinding(f"events of {self._what}", reason)
         changes = self._entry_changes(head, entries)
         if changes:
             reason = f"{len(changes)} of its index entries are missing or too many"
@@ -139,6 +141,7 @@ class _Session:
             Table.STEP: STEP_CODEC,
             Table.EDIT: EDIT_CODEC,
             Table.REMINDER: REMINDER_CODEC,
+            Table.EVENT: EVENT_CODEC,
         }
         for table, codec in codecs.items():
             for key, value in read_rows(self._store, self._stream, table):
@@ -165,8 +168,8 @@ class _Session:
             self._last_turn = max(self._last_turn, record.turn)
             if record.is_open:
                 self._open_runs.append(record)
-            elif record.status != "completed":
-                self._unfinished.append(status_value(record.status, record.id))
+        elif isinstance(record, StoredEvent):
+            self._events += 1
         elif isinstance(record, EditRecord):
             self._last_turn = max(self._last_turn, record.number)
             for first, last in record.removed:
@@ -177,10 +180,13 @@ class _Session:
     def _entry_changes(self, head: SessionHead, present: set[tuple[Index, bytes]]) -> tuple[IndexRow, ...]:
         wanted = {(entry.index, entry.value) for entry in index_changes(None, head)}
         wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in head.open_run_ids}
-        wanted |= {(Index.RUN_STATUS, value) for value in self._unfinished}
         wanted |= {(Index.REMINDER_DUE, due_value(record)) for record in self._reminders}
         gone = [IndexRow(index, value, present=False) for index, value in sorted(present - wanted)]
         return (*gone, *(IndexRow(index, value) for index, value in sorted(wanted - present)))
+
+    def _last_place(self) -> int:
+        latest = self._store.scan(self._stream, Table.EVENT, limit=1, newest_first=True)
+        return int.from_bytes(latest[0][0][8:], "big") if latest else 0
 
     def _new_head(self, stored: Head, entries: set[tuple[Index, bytes]], reason: str) -> SessionFinding:
         updated = [int.from_bytes(value[-8:], "big") for index, value in entries if index is Index.UPDATED]
@@ -195,6 +201,7 @@ class _Session:
             last_seq=self._last_seq,
             removed=self._removed,
             run_count=self._runs,
+            event_count=self._last_place(),
             last_turn=self._last_turn,
             open_runs=tuple(record.id for record in self._open_runs if not record.pending),
             paused_runs=tuple(record.id for record in self._open_runs if record.pending),

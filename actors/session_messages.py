@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
 from .approvals import ApprovalRequest, Decisions
+from .event_log import EventPage
 from .ledger import RunEnd
 from .message import Message
 from .run_record import RunRecord, SpanRecord
@@ -31,6 +32,7 @@ __all__ = [
     "OneStep",
     "PatchMetadata",
     "PauseTurn",
+    "ReadEvents",
     "ReadHead",
     "ReadMessages",
     "ReadRun",
@@ -236,6 +238,12 @@ class MoveRun(Request[RunRecord], frozen=True):
 
     run_id: str
     end: RunEnd
+
+
+class ReadEvents(Request[EventPage], frozen=True):
+    """The next events behind number `after`, as far as they are committed; None: no events, but the latest number."""
+
+    after: int | None
 
 
 class ReadHead(Request[SessionHead | None], frozen=True):

@@ -9,13 +9,15 @@ from ..runtime.context import Context
 from ..runtime.identity import ActorId
 from ..store.errors import Corrupt
 from .archive import Archive
+from .boards import Boards
 from .errors import UnknownRun
+from .event_log import EventPage, last_number, read_events
 from .history import History
 from .ledger import Ledger
 from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
-from .seq_ranges import first_of_latest, is_removed
-from .session_messages import ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
+from .seq_ranges import first_of_latest
+from .session_messages import ReadEvents, ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
 from .session_records import SessionHead
 
 __all__ = ["ReadableSession", "journaled_usage", "open_runs_of"]
@@ -25,6 +27,8 @@ _log = logging.getLogger("callboard.session")
 
 class ReadableSession(Actor):
     """The reading half of a session's actor; `load` of the whole one gives it what it reads."""
+
+    boards = Boards()  # the runtime gives it its own
 
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
@@ -50,6 +54,14 @@ class ReadableSession(Actor):
         first = first_of_latest(removed, last, message.limit) if removed else max(1, last - message.limit + 1)
         return self.visible_history.read(first, last)
 
+    @handles(ReadEvents, gated=False)
+    def read_events(self, message: ReadEvents, context: Context) -> EventPage:
+        """The events that everybody may see."""
+        head = self.visible
+        if head is None:
+            return EventPage([], 0, 0)
+        return read_events(context.store, head, after=last_number(head) if message.after is None else message.after)
+
     @handles(ReadRuns, gated=False)
     def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
         stored = self.archive.runs(self.id.key, limit=message.limit)
@@ -66,23 +78,6 @@ class ReadableSession(Actor):
     @handles(ReadSpans, gated=False)
     def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
         return self.archive.spans(self.id.key, message.run_id)
-
-    # For the other halves -------------------------------------------------------------------------------------------
-
-    def ended_run(self, run_id: str) -> RunRecord | None:
-        """A run that has ended, as it is now, durable or not; None where it is open, or cannot be found."""
-        try:
-            record = self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
-        except (UnknownRun, Corrupt):
-            return None
-        return None if record.is_open else record
-
-    def input_place(self, record: RunRecord) -> int:
-        """Where in history the input of this run stands, kept by itself or by the run that it retries; 0: nowhere."""
-        origin = self.ended_run(record.retry_of or record.id)
-        seq = record.input_seq or (0 if origin is None else origin.input_seq)
-        head = self.ledger.head
-        return 0 if head is None or is_removed(head.removed, seq) else seq  # an edit may have taken it out
 
 
 def open_runs_of(archive: Archive, head: SessionHead) -> list[RunRecord]:

@@ -7,6 +7,7 @@
       SPAN            run id, number u32               -> SpanRecord
       STEP            turn number u64, entry u32       -> Step      (the turn in which the run began)
       EDIT            turn number u64                  -> EditRecord
+      EVENT           event u64, place in the log u64  -> what happened beside messages, see event_rows.py
     indexes
       UPDATED         updated_at_ms u64
       OWNER, TAG      text, 0x00, updated_at_ms u64    (a text holds no control characters, so 0x00 ends it)
@@ -100,6 +101,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
             that it had before there were edits.
         removed: the places that edits have taken out of history, as ranges (first, last), both included.
         forked_from: where its first messages come from, or None.
+        event_count: how many rows the log of events has; see event_rows.py.
         run_count: how many runs began here.
         last_turn: the number of the last turn that was granted.
         open_turn: the turn that runs, or None.
@@ -122,6 +124,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     paused_runs: tuple[str, ...] = ()
     removed: Ranges = ()
     forked_from: ForkOrigin | None = None
+    event_count: int = 0
 
     @property
     def message_count(self) -> int:

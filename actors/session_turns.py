@@ -19,6 +19,7 @@ from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned
 from .approvals import denied_result
 from .errors import Busy, InvalidTransition, StaleTurn, UnknownRun
+from .event_log import last_number
 from .history import History
 from .ledger import RunEnd
 from .message import Message
@@ -353,6 +354,11 @@ def _show(actor: TurnSession, head: SessionHead | None, history: History, ended:
         history.durable(0)
     for run_id in ended:
         actor.ledger.ended.pop(run_id, None)
+    if actor.boards:
+        if head is None:
+            actor.boards.deleted(actor.id.key)
+        elif (board := actor.boards.find(actor.id.key)) is not None:
+            board.show(last_number(head))
 
 
 def _entry_id(message: OneStep[Any]) -> str:

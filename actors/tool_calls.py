@@ -14,6 +14,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -29,6 +30,7 @@ from .limits import reason_of
 from .message import Message, ToolCall, Usage
 from .progress import StepProgress
 from .reply import RunEvent, ToolFinished
+from .run_observing import ObservedRun
 from .session_messages import Grant
 from .session_records import copy_metadata
 from .spans import SpanLog
@@ -63,6 +65,7 @@ class ToolCalls:
     spans: SpanLog
     emit: Callable[[RunEvent], None]
     attempt: int = 1
+    observed: ObservedRun | None = None
     _queue: deque[_Call] = field(default_factory=deque[_Call])
     _workers: int = 0
     _failure: CallboardError | None = None
@@ -143,7 +146,8 @@ class ToolCalls:
             await self.journal.begun(index)
         with self.spans.span(call.name, "tool") as span:
             span.attributes["call_id"] = call.id
-            result = await self.spec.tools.call(call, self._context(call))
+            carry_out = partial(self.spec.tools.call, call, self._context(call))
+            result = await (carry_out() if self.observed is None else self.observed.call_tool(call, carry_out))
             if result.is_error:
                 span.fail(result.content)
         if result.fails_run:
