@@ -64,6 +64,7 @@ HIDDEN_KEYS: Mapping[Table, bool] = MappingProxyType(
         Table.MEMORY: False,
         Table.OUTBOX: False,
         Table.EDIT: False,
+        Table.EVENT: False,
     }
 )
 """Which tables have keys that are somebody's text."""
