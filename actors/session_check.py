@@ -31,6 +31,7 @@ from .session_records import (
     SessionHead,
     index_changes,
     session_id_of,
+    status_value,
 )
 from .transfer import IMPORTING, read_rows
 
@@ -95,6 +96,7 @@ class _Session:
         self._times: list[int] = []
         self._removed: Ranges = ()
         self._open_runs: list[RunRecord] = []
+        self._unfinished: list[bytes] = []
         self._reminders: list[ReminderRecord] = []
 
     def findings(self) -> Iterator[SessionFinding]:
@@ -168,6 +170,8 @@ class _Session:
             self._last_turn = max(self._last_turn, record.turn)
             if record.is_open:
                 self._open_runs.append(record)
+            elif record.status != "completed":
+                self._unfinished.append(status_value(record.status, record.id))
         elif isinstance(record, StoredEvent):
             self._events += 1
         elif isinstance(record, EditRecord):
@@ -180,6 +184,7 @@ class _Session:
     def _entry_changes(self, head: SessionHead, present: set[tuple[Index, bytes]]) -> tuple[IndexRow, ...]:
         wanted = {(entry.index, entry.value) for entry in index_changes(None, head)}
         wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in head.open_run_ids}
+        wanted |= {(Index.RUN_STATUS, value) for value in self._unfinished}
         wanted |= {(Index.REMINDER_DUE, due_value(record)) for record in self._reminders}
         gone = [IndexRow(index, value, present=False) for index, value in sorted(present - wanted)]
         return (*gone, *(IndexRow(index, value) for index, value in sorted(wanted - present)))

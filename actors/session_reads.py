@@ -16,7 +16,7 @@ from .history import History
 from .ledger import Ledger
 from .message import Message, Usage
 from .run_record import RunRecord, SpanRecord
-from .seq_ranges import first_of_latest
+from .seq_ranges import first_of_latest, is_removed
 from .session_messages import ReadEvents, ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
 from .session_records import SessionHead
 
@@ -78,6 +78,23 @@ class ReadableSession(Actor):
     @handles(ReadSpans, gated=False)
     def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
         return self.archive.spans(self.id.key, message.run_id)
+
+    # For the other halves -------------------------------------------------------------------------------------------
+
+    def ended_run(self, run_id: str) -> RunRecord | None:
+        """A run that has ended, as it is now, durable or not; None where it is open, or cannot be found."""
+        try:
+            record = self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
+        except (UnknownRun, Corrupt):
+            return None
+        return None if record.is_open else record
+
+    def input_place(self, record: RunRecord) -> int:
+        """Where in history the input of this run stands, kept by itself or by the run that it retries; 0: nowhere."""
+        origin = self.ended_run(record.retry_of or record.id)
+        seq = record.input_seq or (0 if origin is None else origin.input_seq)
+        head = self.ledger.head
+        return 0 if head is None or is_removed(head.removed, seq) else seq  # an edit may have taken it out
 
 
 def open_runs_of(archive: Archive, head: SessionHead) -> list[RunRecord]:
