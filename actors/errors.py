@@ -2,6 +2,8 @@
 
 CallboardError                      callboard.store.errors draws the whole tree
 ├─ Rejected ── Busy                 a turn is running and the caller did not want to queue
+│            └ Superseded           a newer input took this one's place before its turn came
+├─ KeyReused                        also a ValueError: the idempotency key stands for another request
 ├─ Failed ── RunFailed              a run ended as failed; the cause is chained
 │            └─ BudgetExceeded      it was stopped, since what it may spend is spent
 ├─ InvalidTransition                a run cannot go from where it is to where it was told to
@@ -37,6 +39,7 @@ __all__ = [
     "Busy",
     "ContextOverflow",
     "InvalidTransition",
+    "KeyReused",
     "ModelError",
     "ModelUnavailable",
     "RateLimited",
@@ -45,6 +48,7 @@ __all__ = [
     "RunFailed",
     "StaleTurn",
     "Stalled",
+    "Superseded",
     "TooLarge",
     "Truncated",
     "UnknownRun",
@@ -63,6 +67,27 @@ class Busy(Rejected):
         self.session_id = session_id
         self.run_id = run_id
         self.queue_length = queue_length
+
+
+class Superseded(Rejected):
+    """A newer input, with `overlap="latest"` as well, took this one's place in the queue. Nothing ran."""
+
+    def __init__(self, run_id: str, *, by: str) -> None:
+        super().__init__(f"run {run_id!r} never began: the newer run {by!r} took its place")
+        self.run_id = run_id
+        self.by = by
+
+
+class KeyReused(CallboardError, ValueError):
+    """The idempotency key was used for another request, which run `run_id` answers. Nothing ran."""
+
+    def __init__(self, key: str, *, run_id: str) -> None:
+        super().__init__(
+            f"key {key!r} stands for another request, that of run {run_id!r}: give each request its own key, and send "
+            "the very same input where you repeat one"
+        )
+        self.key = key
+        self.run_id = run_id
 
 
 class InvalidTransition(CallboardError):

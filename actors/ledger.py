@@ -13,11 +13,14 @@ from msgspec.structs import replace
 
 from ..store.contract import Index, IndexRow, Row, Table
 from .approvals import ApprovalRequest
-from .event_rows import EVENT_CODEC, MetadataRow, RunRow, StoredEvent, event_key
+from .edit_record import EditRecord
+from .event_rows import EVENT_CODEC, HistoryEditedRow, MetadataRow, RunRow, StoredEvent, event_key
 from .limits import check_metadata, storable_reason
 from .message import Message, Usage
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
+from .seq_ranges import add_range
 from .session_records import (
+    EDIT_CODEC,
     HEAD_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
@@ -26,6 +29,7 @@ from .session_records import (
     SessionDefaults,
     SessionHead,
     Step,
+    edit_key,
     index_changes,
     message_rows,
     span_key,
@@ -57,6 +61,7 @@ class RunEnd(Struct, frozen=True):
     attempts: int = 1
     spans: tuple[SpanRecord, ...] = ()
     partial: bool = False
+    finish_reason: str = ""
 
 
 class Ledger:
@@ -146,8 +151,18 @@ class Ledger:
         self._begin_run(record)
         self.journal_turn, self._steps = number, 0
         turn = OpenTurn(number, record.id)
-        self._change(at_ms, last_turn=number, open_turn=turn, run_count=head.run_count + 1)
+        if record.id in head.queued_runs:
+            queued = _without(head.queued_runs, record.id)
+            self._change(at_ms, last_turn=number, open_turn=turn, queued_runs=queued)
+        else:
+            self._change(at_ms, last_turn=number, open_turn=turn, run_count=head.run_count + 1)
         return record
+
+    def accept_run(self, record: RunRecord, *, at_ms: int) -> None:
+        """A run is stored before it has a turn: it was submitted."""
+        head = self._existing()
+        self._begin_run(record)
+        self._change(at_ms, run_count=head.run_count + 1, queued_runs=(*head.queued_runs, record.id))
 
     def journal(self, step: Step) -> None:
         """Keep an entry of the running turn's journal; one that is kept already is left as it is."""
@@ -181,7 +196,7 @@ class Ledger:
         if not record.is_open:
             self._index_rows.append(IndexRow(Index.RUN_STATUS, status_value(record.status, record.id), present=False))
         self._begin_run(moved)
-        self.journal_turn, self._steps = record.journal_turn, steps
+        self.journal_turn, self._steps = moved.journal_turn, steps  # its own, where it never began before
         turn = OpenTurn(number, record.id)
         self._change(at_ms, last_turn=number, open_turn=turn, paused_runs=_without(head.paused_runs, record.id))
         return moved
@@ -256,11 +271,23 @@ class Ledger:
         self._change(at_ms, last_seq=head.last_seq + len(stored), last_turn=last_turn)
         return stored
 
-    def note_cancelled(self, record: RunRecord, reason: str, *, at_ms: int) -> None:
-        """A run has given up its place in the queue: it never began, and stays on record as cancelled."""
+    def end_queued(self, record: RunRecord, end: RunEnd, *, at_ms: int, joined: str = "") -> None:
+        """A run that waited for its turn never begins, and stays on record; its input may have `joined` another."""
         head = self._existing()
-        self._close_run(advance(record, "cancelled", at_ms=at_ms, error=storable_reason(reason)))
-        self._change(at_ms, run_count=head.run_count + 1)
+        self._close_run(replace(advance(record, end.status, at_ms=at_ms, error=_reason(end)), joined=joined))
+        if record.id in head.queued_runs:
+            self._change(at_ms, queued_runs=_without(head.queued_runs, record.id))
+        else:
+            self._change(at_ms, run_count=head.run_count + 1)
+
+    def edit(self, record: EditRecord) -> None:
+        """History loses what the record says, which is told the revision that this is."""
+        head = self._existing()
+        removed = add_range(head.removed, record.removed[0][0], record.removed[-1][1])  # between: removed before
+        self.log(HistoryEditedRow(record.kind, record.removed))
+        self._change(record.at_ms, removed=removed, last_turn=record.number)
+        record = replace(record, revision=self._existing().revision)
+        self._rows.append(Row(Table.EDIT, edit_key(record.number), EDIT_CODEC.encode(record)))
 
     # Runs by hand ---------------------------------------------------------------------------------------------------
 
@@ -293,16 +320,16 @@ class Ledger:
         if record.status != status:
             self.runs[run_id] = advance(record, status, at_ms=at_ms, error=error, attempts=attempts)
 
-    def put(self, rows: Iterable[Row], index_rows: Iterable[IndexRow] = ()) -> None:
-        """Write these with the next change; or alone, and then the head stays as it is."""
-        self._rows += rows
-        self._index_rows += index_rows
-
     def log(self, event: StoredEvent) -> None:
         """This happens behind all that is staged so far; a change of the head must follow, which tells the count."""
         self._event_count += 1
         number = self._existing().last_seq + self._event_count
         self._rows.append(Row(Table.EVENT, event_key(number, self._event_count), EVENT_CODEC.encode(event)))
+
+    def put(self, rows: Iterable[Row], index_rows: Iterable[IndexRow] = ()) -> None:
+        """Write these with the next change; or alone, and then the head stays as it is."""
+        self._rows += rows
+        self._index_rows += index_rows
 
     # Taking ---------------------------------------------------------------------------------------------------------
 
@@ -372,7 +399,7 @@ class Ledger:
             record, end.status, at_ms=at_ms, usage=end.usage, error=_reason(end), attempts=max(end.attempts, 1)
         )
         self._add_spans(ended.id, end)
-        self._close_run(ended)
+        self._close_run(replace(ended, finish_reason=end.finish_reason) if end.finish_reason else ended)
 
     def _add_spans(self, run_id: str, end: RunEnd) -> None:
         spans = (Row(Table.SPAN, span_key(run_id, span.number), SPAN_CODEC.encode(span)) for span in end.spans)

@@ -70,6 +70,9 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 TOOL_RESULT_BYTES_MAX = 1024 * 1024
 """UTF-8 bytes of text. A quarter of a message; more than any model reads at once."""
 
+KEY_BYTES_MAX = 400
+"""UTF-8; an idempotency key, for which callers take a UUID or a hash."""
+
 RUN_ID_BYTES_MAX = 60
 """UTF-8 bytes. A run id and a span's number are a row's key, of which the store takes 64 bytes."""
 
@@ -103,6 +106,11 @@ def check_owner(value: object) -> str | None:
 def check_author(value: object) -> str | None:
     """A message's author: None, or 1 to 200 bytes of UTF-8 without control characters."""
     return None if value is None else _check_name("author", value, bytes_max=AGENT_NAME_BYTES_MAX)
+
+
+def check_key(value: object) -> str:
+    """An idempotency key: 1 to 400 bytes without control characters."""
+    return _check_name("key", value, bytes_max=KEY_BYTES_MAX)
 
 
 def check_run_id(value: object) -> str:

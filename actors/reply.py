@@ -1,6 +1,6 @@
 """What a caller of an agent gets: the reply, and the events of its making."""
 
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -21,6 +21,8 @@ else:
 __all__ = [
     "ApprovalRequested",
     "AttemptFailed",
+    "Delivered",
+    "DeliveredAs",
     "OutputRepair",
     "OutputT",
     "Reply",
@@ -74,6 +76,28 @@ class RunStarted(Struct, frozen=True):
     turn: int
 
 
+DeliveredAs: TypeAlias = Literal["queued", "held", "merged", "steered", "joined", "superseded", "stopping"]
+"""How an input was delivered that did not begin a turn at once, see Delivered."""
+
+
+class Delivered(Struct, frozen=True):
+    """What became of an input that did not begin a turn at once.
+
+    Attributes:
+        run_id: the run that the input was to begin.
+        how: "queued" at this `position`, 1 next in line. "stopping": as queued, while run `into` is stopped for it.
+            "held" until its group is quiet. "merged" into run `into`, which begins now. "steered" into run `into`,
+            which was under way. "joined" to run `into`, which was asked the same with the same key. "superseded" by
+            run `into`.
+        position, into: see above.
+    """
+
+    run_id: str
+    how: DeliveredAs
+    position: int = 0
+    into: str = ""
+
+
 class ToolFinished(Struct, frozen=True):
     """A tool call has its result."""
 
@@ -107,4 +131,4 @@ class ApprovalRequested(Struct, frozen=True):
     calls: tuple[ApprovalRequest, ...]
 
 
-RunEvent: TypeAlias = RunStarted | Delta | ToolFinished | AttemptFailed | OutputRepair | ApprovalRequested
+RunEvent: TypeAlias = Delivered | RunStarted | Delta | ToolFinished | AttemptFailed | OutputRepair | ApprovalRequested

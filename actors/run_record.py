@@ -75,6 +75,8 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         manual: True where the user drives it (`session.create_run()`), so that no supervisor does.
         pending: the tool calls that it waits to have approved; `agent.resume` goes on with it.
         journal: the number of the turn in which it began, where it went on in a later one; else 0.
+        finish_reason: the server's word for why its last answer ended, or "".
+        joined: the run into which its input was merged or taken, which answers it; else "".
         keep_input: True where its input stands in history also without an answer.
         input_seq: place of its input's first message in history, where that stands there before the run has written
             it: kept from an earlier turn of it, or from the run that it retries. Else 0.
@@ -100,6 +102,8 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
     manual: bool = False
     pending: tuple[ApprovalRequest, ...] = ()
     journal: int = 0
+    finish_reason: str = ""
+    joined: str = ""
     keep_input: bool = False
     input_seq: int = 0
     retry_of: str = ""

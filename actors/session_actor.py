@@ -15,10 +15,12 @@ from msgspec.structs import replace
 
 from ..runtime.actor import handles
 from ..runtime.context import Context
+from ..runtime.identity import ActorId
 from .archive import Archive, read_head
 from .errors import InvalidTransition, TooLarge, UnknownSession
 from .history import History, history_of
 from .ledger import Ledger, RunEnd
+from .outcomes import OUTCOMES_KEPT_MS, Outcomes
 from .run_record import RunRecord
 from .session_messages import (
     CreateRun,
@@ -34,6 +36,7 @@ from .session_messages import (
 from .session_reads import journaled_usage, open_runs_of
 from .session_records import SessionHead
 from .session_state import StatefulSession
+from .session_stops import StoppableSession
 from .turns import Entry, TurnQueue
 
 __all__ = ["SessionActor"]
@@ -44,12 +47,16 @@ _SESSION_BYTES = 4300
 """A session in memory beside its head and its messages: actor, ledger, turn queue (CPython 3.11, tracemalloc)."""
 
 
-class SessionActor(StatefulSession):
-    """See the module's text."""
+class SessionActor(StatefulSession, StoppableSession):
+    """See the module's text. `outcomes_kept_ms` is how long the outcome of an idempotency key counts."""
+
+    def __init__(self, id: ActorId, *, outcomes_kept_ms: int = OUTCOMES_KEPT_MS) -> None:
+        super().__init__(id)
+        self._outcomes_kept_ms = outcomes_kept_ms
 
     def may_passivate(self) -> bool:
-        """False while a turn runs or waits, or what is staged is not durable: only the store outlives this."""
-        idle = self.turns.running is None and not self.turns
+        """False while a turn runs, anybody waits, or what is staged is not durable: only the store outlives this."""
+        idle = self.turns.running is None and not self.turns and not self.quiet and not self.is_waited_for
         return idle and self.visible is self.ledger.head and not self.ledger.ended and not self.outbox
 
     def size_bytes(self) -> int:
@@ -57,6 +64,7 @@ class SessionActor(StatefulSession):
 
     def load(self, context: Context) -> None:
         self.archive = Archive(context.store)
+        self.outcomes = Outcomes(context.store, self.id.key, self._outcomes_kept_ms)
         head = read_head(self.id.key, context.stored)
         self.history = history_of(self.archive, self.id.key, head)
         # What everybody sees: head and history as of the last durable commit.
@@ -96,7 +104,7 @@ class SessionActor(StatefulSession):
         """Drop it all. Turns that wait fail; one that runs is refused from now on, and its agent is told to stop."""
         if self.ledger.head is None:
             return False
-        for entry in self.turns.clear():
+        for entry in (*self.turns.clear(), *self.quiet.clear()):
             assert entry.payload is not None
             entry.payload.ticket.fail(
                 UnknownSession(f"session {self.id.key!r} was deleted while this waited for its turn")
@@ -106,6 +114,8 @@ class SessionActor(StatefulSession):
             context.tell(running.entry.payload.sender, TurnRevoked(running.entry.run_id, self.id.key))
         for run_id in list(self.stopping):
             self.tell_stopped(run_id)
+        self.fail_waits()
+        self.outcomes.clear()
         last_number = self.turns.last_number
         self.turns = TurnQueue()
         self.turns.restore(last_number)
@@ -174,6 +184,8 @@ class SessionActor(StatefulSession):
         assert head is not None
         for run_id in head.open_runs:
             self.ledger.move_run(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), at_ms=at_ms)
+        for run_id in head.queued_runs:
+            self.ledger.end_queued(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), at_ms=at_ms)
         for run_id in head.paused_runs:
             if not self.ledger.runs[run_id].pending:  # its record was lost
                 self.end_paused(self.ledger.runs[run_id], RunEnd("interrupted", INTERRUPTED), context)

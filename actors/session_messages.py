@@ -9,13 +9,16 @@ from ..runtime.envelope import MESSAGE_BYTES_DEFAULT, Request
 from .approvals import ApprovalRequest, Decisions
 from .event_log import EventPage
 from .ledger import RunEnd
-from .message import Message
-from .run_record import RunRecord, SpanRecord
+from .message import Message, Usage
+from .outcomes import Key
+from .reply import Delivered
+from .run_record import RunRecord, RunStatus, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
 from .state import StateDelta
 from .turns import Overlap
 
 __all__ = [
+    "AcceptRun",
     "Append",
     "BeginTurn",
     "CancelRun",
@@ -24,9 +27,12 @@ __all__ = [
     "CreateRun",
     "CreateSession",
     "DeleteSession",
+    "Delivery",
     "ExpireSession",
     "Expired",
+    "Followers",
     "Grant",
+    "Joined",
     "MoveRun",
     "NoteRun",
     "OneStep",
@@ -41,9 +47,15 @@ __all__ = [
     "RecordStep",
     "ResumeTurn",
     "Resumed",
+    "RunOutcome",
     "Settled",
+    "Steered",
     "StopRun",
+    "TakeInput",
     "TurnRevoked",
+    "Unfollow",
+    "WaitRun",
+    "When",
     "messages_size_bytes",
 ]
 
@@ -64,25 +76,64 @@ class Resumed(Struct, frozen=True):
     spans: int
 
 
+class Joined(Struct, frozen=True):
+    """What a request for a turn is answered where another run has, or will have, the answer to it.
+
+    `turn` is that in which the run was last, `status` what it was.
+    """
+
+    run_id: str
+    status: RunStatus
+    turn: int
+
+
+class RunOutcome(Struct, frozen=True):
+    """What became of a run: its record, which has ended or waits for approvals, and what it added to history."""
+
+    record: RunRecord
+    messages: tuple[Message, ...]
+
+
 class Grant(Struct, frozen=True):
     """The exclusive right to extend the conversation, with what it looked like when the turn began.
 
-    `input_seq` is where the run's input stands in it already, or 0.
+    `input` is that of the run, with what was merged into it; `input_seq` is where it stands in history already, or 0.
+    `followers` is how many callers beside its own wait for the run.
     """
 
     turn: int
     history: tuple[Message, ...]
     metadata: dict[str, Any]
     resumed: Resumed | None = None
+    input: tuple[Message, ...] = ()
+    followers: int = 0
     input_seq: int = 0
 
 
-class BeginTurn(Request[Grant], frozen=True):
-    """Ask for a turn; answered when it is granted."""
+class AcceptRun(Request[Joined | None], frozen=True):
+    """Store this run, which will ask for a turn. Answered once that is durable, with a run that has its key already."""
+
+    run: RunRecord
+    key: Key | None
+    defaults: SessionDefaults
+
+    def size_bytes(self) -> int:
+        return messages_size_bytes(self.run.input)
+
+
+class BeginTurn(Request[Grant | Joined], frozen=True):
+    """Ask for a turn; answered when it is granted, or when the run was merged into another, taken in by another, or is
+    found to repeat another.
+
+    `quiet_s` is for the policy "debounce": how long no further input may have come. `accepted`: see AcceptRun.
+    """
 
     run: RunRecord
     overlap: Overlap
     defaults: SessionDefaults
+    quiet_s: float = 0.0
+    key: Key | None = None
+    accepted: bool = False
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.run.input)
@@ -97,6 +148,37 @@ class ResumeTurn(Request[Grant], frozen=True):
     run_id: str
     turn: int
     decisions: Decisions
+
+
+class TakeInput(Request[tuple[Message, ...]], frozen=True):
+    """Take into the running turn what waits and steers it; answered with the messages.
+
+    They are journaled as the entry of this number, together with the `answer` that they come after, if there is one.
+    Where nothing steers, the answer is () and nothing is journaled.
+    """
+
+    run_id: str
+    turn: int
+    number: int
+    answer: Message | None
+    usage: Usage
+
+
+class WaitRun(Request[RunOutcome], frozen=True):
+    """Answered when the run has ended, or waits for approvals; at once where that is so already.
+
+    `follower` is who wants to know, for a run goes on as long as anybody does.
+    """
+
+    run_id: str
+    follower: str
+
+
+class Unfollow(Request[None], frozen=True):
+    """Whoever was told to join this run has gone before it asked for the outcome."""
+
+    run_id: str
+    follower: str
 
 
 class RecordStep(Request[None], frozen=True):
@@ -146,11 +228,21 @@ class PauseTurn(Request[None], frozen=True):
     pending: tuple[ApprovalRequest, ...]
 
 
+When: TypeAlias = Literal["now", "after_step", "after_turn"]
+"""When a run is stopped: at once, when the model call and the tool calls that it is at are done, or when it has ended
+by itself, though no failed attempt is followed by another."""
+
+
 class CancelRun(Request[bool], frozen=True):
-    """End this run, be it queued, running or paused. Answered, once it has ended, with whether it was open."""
+    """End this run, be it queued, running or paused. Answered, once it has ended, with whether it was open.
+
+    `keep` makes history of what a running one has written so far, marked as interrupted.
+    """
 
     run_id: str
     reason: str
+    when: When = "now"
+    keep: bool = False
 
 
 class CancelTurn(Request[bool], frozen=True):
@@ -172,10 +264,31 @@ class TurnRevoked(Request[None], frozen=True):
 
 
 class StopRun(Request[None], frozen=True):
-    """Sent to an agent: somebody wants this run of it to end. It closes the turn."""
+    """Sent to an agent: somebody wants this run of it to end. It closes the turn. See CancelRun."""
 
     run_id: str
     reason: str
+    when: When = "now"
+    keep: bool = False
+
+
+class Steered(Request[None], frozen=True):
+    """Sent to an agent: input waits that this run may take in, with TakeInput."""
+
+    run_id: str
+
+
+class Followers(Request[None], frozen=True):
+    """Sent to an agent: so many callers beside its own wait for this run."""
+
+    run_id: str
+    count: int
+
+
+class Delivery(Request[None], frozen=True):
+    """Sent to an agent: what became of the input of a run that does not begin at once."""
+
+    delivered: Delivered
 
 
 class OneStep(Request[ReplyT], Generic[ReplyT], frozen=True, gc=False):

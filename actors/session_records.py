@@ -102,6 +102,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
         removed: the places that edits have taken out of history, as ranges (first, last), both included.
         forked_from: where its first messages come from, or None.
         event_count: how many rows the log of events has; see event_rows.py.
+        queued_runs: runs that were submitted, and wait for their turn.
         run_count: how many runs began here.
         last_turn: the number of the last turn that was granted.
         open_turn: the turn that runs, or None.
@@ -125,6 +126,7 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     removed: Ranges = ()
     forked_from: ForkOrigin | None = None
     event_count: int = 0
+    queued_runs: tuple[str, ...] = ()
 
     @property
     def message_count(self) -> int:
@@ -133,9 +135,9 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 
     @property
     def open_run_ids(self) -> tuple[str, ...]:
-        """All runs that have not ended and have left the queue."""
+        """All runs that have not ended, but those that wait for a turn and were not submitted."""
         held = () if self.open_turn is None else (self.open_turn.run_id,)
-        return (*self.open_runs, *self.paused_runs, *held)
+        return (*self.open_runs, *self.paused_runs, *self.queued_runs, *held)
 
 
 class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
@@ -143,7 +145,9 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
 
     Attributes:
         number: the entry's place in the journal, from 1.
-        messages: an answer that asks for tool calls (in older stores with all their results); else ().
+        messages: an answer that asks for tool calls (in older stores with all their results), or one after which
+            `input` came; else ().
+        input: what was said meanwhile, and taken into the turn; it comes behind all entries before it.
         begun: the calls of the latest answer, by place, that may have begun once this is stored.
         approved: those that may begin.
         settled: the results of calls.
@@ -160,6 +164,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
     state: dict[str, Any] | None = None
     usage: Usage | None = None
     deltas: tuple[StateDelta, ...] | None = None
+    input: tuple[Message, ...] = ()
 
 
 HEAD_CODEC = Codec(SessionHead)

@@ -6,80 +6,109 @@ see `in_turn`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
-from ..runtime.envelope import Request
 from ..runtime.identity import ActorId
-from ..runtime.signals import Abandoned
+from ..runtime.signals import Tick
 from .approvals import denied_result
-from .errors import Busy, InvalidTransition, StaleTurn, UnknownRun
+from .errors import Busy, InvalidTransition, StaleTurn, Superseded, UnknownRun
 from .event_log import last_number
 from .history import History
 from .ledger import RunEnd
 from .message import Message
+from .outcomes import ON_KEY, Key, Outcomes
+from .quiet import Quiet
+from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
 from .session_messages import (
+    AcceptRun,
     Append,
     BeginTurn,
-    CancelRun,
-    CancelTurn,
     CloseTurn,
     Grant,
+    Joined,
     NoteRun,
     OneStep,
     PauseTurn,
     RecordStep,
     Resumed,
     ResumeTurn,
-    StopRun,
+    Steered,
+    TakeInput,
 )
-from .session_reads import ReadableSession
 from .session_records import SessionHead, Step, copy_metadata
-from .turns import Entry, Granted, Overlap, Queued, Turn, TurnQueue
+from .session_waits import WaitedSession, Waiting
+from .turns import Entry, Granted, Refused, Turn
 
-__all__ = ["TurnSession", "Waiting"]
+__all__ = ["TurnSession", "step_id"]
 
 ReplyT = TypeVar("ReplyT")
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Who waits for a turn, or has it: the reply that is owed, for what, and the agent that sent it.
-
-    `apply` is what a turn of one step does, given its number: it changes the ledger and returns the reply.
-    None in the place of all this: the turn ran before the session was loaded anew.
-    """
-
-    ticket: Ticket
-    message: Request[Any]
-    sender: ActorId | None
-    resumed: Resumed | None = None
-    apply: Callable[[int, Context], Any] | None = None
-
-
-class TurnSession(ReadableSession):
+class TurnSession(WaitedSession):
     """See the module's text. `turns` says who may extend the conversation now, and who waits."""
 
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
-        self.turns: TurnQueue[Waiting | None] = TurnQueue()
-        self.stopping: dict[str, list[Ticket]] = {}  # by run: who waits for its end
+        self.quiet: Quiet[Waiting | None] = Quiet()
+        self.outcomes: Outcomes
         self.head_bytes = 0
+
+    @handles(AcceptRun)
+    def accept_run(self, message: AcceptRun, context: Context) -> Joined | None:
+        """Store a run that will ask for a turn, unless it repeats another."""
+        run, at_ms = message.run, context.wall_ms()
+        if message.key is not None:
+            found = self._repeated(message.key, run.id, at_ms=at_ms)
+            if found is not None:
+                return Joined(found.id, found.status, found.turn)
+        self.ledger.ensure(message.defaults, at_ms=at_ms)
+        self.ledger.accept_run(run, at_ms=at_ms)
+        if message.key is not None:
+            self._remember(message.key, run.id, at_ms=at_ms)
+        self.stage(context)
+        return None
 
     @handles(BeginTurn, retryable=True, on_cancel="cancel")
     def begin_turn(self, message: BeginTurn, context: Context) -> Ticket:
-        """Grant a turn, or let it queue, as the overlap policy says."""
+        """Grant a turn, or let it wait, as the overlap policy says; or name the run that this repeats."""
         self.history.load()  # a store that cannot be read refuses here, while nothing has changed yet
+        run = message.run
+        if message.accepted and run.id not in self.ledger.runs:
+            raise StaleTurn(f"run {run.id!r} was cancelled before it asked for its turn")
         waiting = Waiting(context.defer(), message, context.sender)
-        if not self._offer(message.run.id, waiting, message.overlap, context):
-            self.ledger.runs[message.run.id] = message.run  # shown while it queues; stored when its turn begins
+        found = self._repeated(message.key, run.id, at_ms=context.wall_ms()) if message.key is not None else None
+        if found is not None:
+            self.join(waiting, run.id, found, context)
+            self.deliver(waiting, Delivered(run.id, "joined", into=found.id), context)
+            return waiting.ticket
+        entry = Entry[Waiting | None](run.id, waiting, message.overlap, _group(waiting))
+        if message.overlap == "debounce":
+            self._hold(entry, message, context)
+        else:
+            self._offer(entry, context)
         return waiting.ticket
+
+    @handles(Tick)
+    def quiet_is_over(self, signal: Tick, context: Context) -> None:
+        """Those of a group whose input was held get a turn, or wait for one, together."""
+        entries = self.quiet.release(signal.tag)
+        if not entries:
+            return
+        turn = self.turns.offer_together(entries)
+        if turn is not None:
+            self._granted(turn, context)
+            return
+        position = len(self.turns) - len(entries)
+        for entry in entries:
+            position += 1
+            self._tell_delivered(entry, "queued", context, position=position)
 
     @handles(ResumeTurn, retryable=True, on_cancel="cancel")
     def resume_turn(self, message: ResumeTurn, context: Context) -> Ticket:
@@ -87,8 +116,25 @@ class TurnSession(ReadableSession):
         self.history.load()
         resumed = self._resumed(message)
         waiting = Waiting(context.defer(), message, context.sender, resumed)
-        self._offer(message.run_id, waiting, "queue", context)
+        self._offer(Entry(message.run_id, waiting), context)
         return waiting.ticket
+
+    @handles(TakeInput)
+    def take_input(self, message: TakeInput, context: Context) -> tuple[Message, ...]:
+        """Take into the running turn what waits and steers it."""
+        self._check_turn(message.turn, message.run_id)
+        taken = self.turns.steering()
+        if not taken:
+            return ()
+        said: list[Message] = []
+        for entry in taken:
+            self.turns.withdraw(entry.run_id)
+            said += _begun(entry).run.input
+            self._join_to(message.run_id, entry, "steered", context)
+        answer = (message.answer,) if message.answer is not None else ()
+        self.ledger.journal(Step(message.number, answer, input=tuple(said), usage=message.usage))
+        self.stage(context)
+        return tuple(said)
 
     @handles(RecordStep)
     def record_step(self, message: RecordStep, context: Context) -> None:
@@ -108,7 +154,7 @@ class TurnSession(ReadableSession):
                 raise
             return
         self.history.extend(self.ledger.pause_turn(message.end, message.pending, at_ms=context.wall_ms()))
-        self._advance_turns(message.turn, context)
+        self.advance_turns(message.turn, context)
 
     @handles(NoteRun, gated=False)
     def note_run(self, message: NoteRun, context: Context) -> None:
@@ -128,63 +174,13 @@ class TurnSession(ReadableSession):
         self.keep_state(message, context)
         stored = self.ledger.close_turn(message.end, message.messages, at_ms=context.wall_ms())
         self.history.extend(stored)
-        self._advance_turns(message.turn, context)
+        self.advance_turns(message.turn, context)
         return stored
-
-    @handles(CancelTurn)
-    def cancel_turn(self, message: CancelTurn, context: Context) -> bool:
-        """Give up a run's place in the queue, or its running turn."""
-        running = self.turns.running
-        if running is not None and running.entry.run_id == message.run_id:
-            end = RunEnd(message.status, message.reason, attempts=self.ledger.runs[message.run_id].attempts)
-            self.history.extend(self.ledger.close_turn(end, (), at_ms=context.wall_ms()))
-            self._advance_turns(running.number, context)
-            return True
-        return self._withdraw(message.run_id, message.reason, context)
-
-    @handles(CancelRun, retryable=True)
-    def cancel_run(self, message: CancelRun, context: Context) -> bool | Ticket:
-        """End a run that is queued, runs or waits; of one that runs, its agent closes the turn."""
-        run_id, running = message.run_id, self.turns.running
-        if running is not None and running.entry.run_id == run_id:
-            if running.entry.payload is None or running.entry.payload.sender is None:
-                return self.cancel_turn(CancelTurn(run_id, message.reason), context)
-            context.tell(running.entry.payload.sender, StopRun(run_id, message.reason))
-            ticket = context.defer()
-            self.stopping.setdefault(run_id, []).append(ticket)
-            return ticket
-        withdrawn = self._withdraw(run_id, message.reason, context)
-        record = self.ledger.runs.get(run_id)
-        if record is None:
-            if not withdrawn and run_id not in self.ledger.ended:
-                self.archive.run(self.id.key, run_id)  # raises where there is none
-            return withdrawn
-        end = RunEnd("cancelled", message.reason)
-        if record.manual:
-            self.ledger.move_run(record, end, at_ms=context.wall_ms())
-        else:
-            self.end_paused(record, end, context)
-        self.stage(context)
-        return True
 
     @handles(Append, retryable=True, on_cancel="cancel")
     def append(self, message: Append, context: Context) -> Ticket | list[Message]:
         """Put messages at the end of history, now or when the turns before it have ended."""
         return self.in_turn(message, context, partial(self._append, message))
-
-    @handles(Abandoned)
-    def abandoned(self, signal: Abandoned, context: Context) -> None:
-        """Whoever asked for a turn or an append has gone."""
-        message: Request[Any] = signal.message
-        if isinstance(message, BeginTurn):
-            self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
-        elif isinstance(message, ResumeTurn):
-            self.cancel_turn(CancelTurn(message.run_id, "the caller went away", "interrupted"), context)
-        elif isinstance(message, OneStep):
-            self._withdraw(_entry_id(message), "the caller went away", context)
-
-    def keep_state(self, message: CloseTurn, context: Context) -> None:
-        """Write what the turn that ends has changed in state; nothing here, see StatefulSession."""
 
     # For the other halves -------------------------------------------------------------------------------------------
 
@@ -193,6 +189,7 @@ class TurnSession(ReadableSession):
         change = self.ledger.take()
         if change is None:
             return
+        self.settle_waits(context)
         context.stage(head=change.head, rows=change.rows, index_rows=change.index_rows, erase=change.erase)
         self.head_bytes = len(change.head)
         # Of now: a delete may put others in their places.
@@ -213,25 +210,123 @@ class TurnSession(ReadableSession):
             self.stage(context)
             return reply
         waiting = Waiting(context.defer(), message, context.sender, apply=apply)
-        self._offer(_entry_id(message), waiting, "queue", context)
+        self._offer(Entry(step_id(message), waiting), context)
         return waiting.ticket
 
-    def _offer(self, entry_id: str, waiting: Waiting, overlap: Overlap, context: Context) -> bool:
-        """Ask for a turn: True where it was granted, False where it is waited for. Busy where neither may be."""
-        entry: Entry[Waiting | None] = Entry(entry_id, waiting)
-        outcome = self.turns.offer(entry, overlap)
+    def withdraw(self, run_id: str) -> Entry[Waiting | None] | None:
+        """Take out one that waits, or is held until its group is quiet; None where nobody of this id does."""
+        return self.turns.withdraw(run_id) or self.quiet.withdraw(run_id)
+
+    def advance_turns(self, number: int, context: Context) -> None:
+        """The running turn has ended: the next one begins."""
+        if self.stopping:
+            self.tell_stopped(self.turns.check(number).entry.run_id)
+        following = self.turns.finish(number)
+        if following is not None:
+            self._granted(following, context)
+        else:
+            self.stage(context)
+
+    def keep_state(self, message: CloseTurn, context: Context) -> None:
+        """Write what the turn that ends has changed in state; nothing here, see StatefulSession."""
+
+    def make_way(self, context: Context) -> None:
+        """Stop the running turn, for one that waits wants it stopped. `StoppableSession` knows how."""
+        raise NotImplementedError
+
+    # Inside: asking -------------------------------------------------------------------------------------------------
+
+    def _offer(self, entry: Entry[Waiting | None], context: Context) -> None:
+        """Ask for a turn, which is granted or waited for. Busy where neither may be; nothing has changed then."""
+        outcome = self.turns.offer(entry)
         if isinstance(outcome, Granted):
             self._granted(Turn(outcome.number, entry), context)
-            return True
-        if not isinstance(outcome, Queued):
+            return
+        if isinstance(outcome, Refused):
             raise Busy(self.id.key, run_id=outcome.run_id, queue_length=outcome.queue_length, full=outcome.full)
-        return False
+        self._show_waiting(entry, context)
+        for other in outcome.superseded:
+            self._supersede(other, entry.run_id, context)
+        running = self.turns.running
+        assert running is not None
+        if self.turns.stop is not None:
+            self._tell_delivered(entry, "stopping", context, position=outcome.position, into=running.entry.run_id)
+            self.make_way(context)
+            return
+        self._tell_delivered(entry, "queued", context, position=outcome.position)
+        if entry.rule.steers and running.entry.payload is not None and running.entry.payload.sender is not None:
+            context.tell(running.entry.payload.sender, Steered(running.entry.run_id))
+
+    def _hold(self, entry: Entry[Waiting | None], message: BeginTurn, context: Context) -> None:
+        """Let it wait until its group is quiet."""
+        delay_s = self.quiet.add(entry, now_s=context.now(), quiet_s=message.quiet_s)
+        self._show_waiting(entry, context)
+        self._tell_delivered(entry, "held", context)
+        context.after(delay_s, entry.group)
+
+    def _show_waiting(self, entry: Entry[Waiting | None], context: Context) -> None:
+        """A run is shown while it waits; it is stored when its turn begins."""
+        assert entry.payload is not None
+        message = entry.payload.message
+        if isinstance(message, BeginTurn):
+            self.ledger.runs.setdefault(message.run.id, message.run)
+            if message.key is not None:
+                self.outcomes.note(message.key, message.run.id, at_ms=context.wall_ms())
+
+    def _tell_delivered(
+        self,
+        entry: Entry[Waiting | None],
+        how: DeliveredAs,
+        context: Context,
+        *,
+        position: int = 0,
+        into: str = "",
+    ) -> None:
+        assert entry.payload is not None
+        if isinstance(entry.payload.message, BeginTurn):
+            self.deliver(entry.payload, Delivered(entry.run_id, how, position, into), context)
+
+    def _supersede(self, entry: Entry[Waiting | None], by: str, context: Context) -> None:
+        assert entry.payload is not None
+        end = RunEnd("cancelled", f"the newer run {by} took its place")
+        self.ledger.end_queued(self.ledger.runs[entry.run_id], end, at_ms=context.wall_ms())
+        self.stage(context)
+        self._tell_delivered(entry, "superseded", context, into=by)
+        entry.payload.ticket.fail(Superseded(entry.run_id, by=by))
+
+    def _join_to(self, run_id: str, entry: Entry[Waiting | None], how: DeliveredAs, context: Context) -> None:
+        """The input of an entry became part of another run, which answers it."""
+        assert entry.payload is not None
+        begin, at_ms = _begun(entry), context.wall_ms()
+        end = RunEnd("cancelled", f"its input was {how} into run {run_id}")
+        self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
+        if begin.key is not None:
+            self._remember(begin.key, run_id, at_ms=at_ms)
+        self.join(entry.payload, entry.run_id, self.ledger.runs[run_id], context)
+        self._tell_delivered(entry, how, context, into=run_id)
+
+    def _repeated(self, key: Key, run_id: str, *, at_ms: int) -> RunRecord | None:
+        """The run that has this key already, and is the answer or may go on. KeyReused where it was asked another
+        thing."""
+        outcome = self.outcomes.find(key, at_ms=at_ms)
+        if outcome is None or outcome.run_id == run_id:
+            return None
+        try:
+            record = self.record_of(outcome.run_id)
+        except UnknownRun:
+            return None
+        return None if ON_KEY[record.status] == "run" else record
+
+    def _remember(self, key: Key, run_id: str, *, at_ms: int) -> None:
+        self.ledger.put(self.outcomes.rows(self.outcomes.note(key, run_id, at_ms=at_ms), at_ms=at_ms))
+
+    # Inside: granting -----------------------------------------------------------------------------------------------
 
     def _resumed(self, message: ResumeTurn) -> Resumed:
         """What the run had come to. InvalidTransition where it cannot go on, or has gone on since it was looked at."""
         run_id = message.run_id
-        record = self.ledger.runs.get(run_id) or self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
-        queued = any(entry.run_id == run_id for entry in self.turns.waiting)
+        record = self.record_of(run_id)
+        queued = self.turns.holds(run_id) and record.status != "running"
         if queued or record.manual or record.turn != message.turn:
             raise InvalidTransition(run_id, status="queued" if queued else record.status, wanted="running")
         if not record.pending and record.status != "interrupted":
@@ -261,38 +356,59 @@ class TurnSession(ReadableSession):
         steps = self.archive.step_count(self.id.key, record.journal_turn)
         self.ledger.end_paused(record, end, steps=steps, at_ms=context.wall_ms())
 
-    def tell_stopped(self, run_id: str) -> None:
-        for ticket in self.stopping.pop(run_id, ()):
-            ticket.reply(True)
-
     def _granted(self, turn: Turn[Waiting | None], context: Context) -> None:
         """Act on a turn that was just granted; one of a single step is over at once, and the next in line gets its."""
         granted: Turn[Waiting | None] | None = turn
         while granted is not None:
             waiting = granted.entry.payload
             assert waiting is not None
-            ticket, message = waiting.ticket, waiting.message
-            if waiting.apply is not None:
-                ticket.reply(waiting.apply(granted.number, context))
-                granted = self.turns.finish(granted.number)
-                continue
-            resumed = None
-            if isinstance(message, ResumeTurn):
-                resumed = self._resume(granted.number, waiting, context)
-                input_seq = self.ledger.runs[message.run_id].input_seq
-            else:
-                assert isinstance(message, BeginTurn)
-                at_ms, run = context.wall_ms(), message.run
-                input_seq = self.input_place(run) if run.retry_of else 0
-                self.ledger.ensure(message.defaults, at_ms=at_ms)
-                run = replace(run, input_seq=input_seq) if input_seq else run
-                self.ledger.open_turn(granted.number, run, at_ms=at_ms)
-            assert self.ledger.head is not None
-            metadata = copy_metadata(self.ledger.head.metadata)
-            grant = Grant(granted.number, self.history.whole(), metadata, resumed, input_seq=input_seq)
-            ticket.reply(grant)
-            break
+            if waiting.apply is None:
+                self._begin(granted, waiting, context)
+                break
+            waiting.ticket.reply(waiting.apply(granted.number, context))
+            granted = self.turns.finish(granted.number)
         self.stage(context)
+        if self.turns.stop is not None:
+            self.make_way(context)
+
+    def _begin(self, turn: Turn[Waiting | None], waiting: Waiting, context: Context) -> None:
+        """A run has its turn."""
+        resumed, run_id = None, turn.entry.run_id
+        if isinstance(waiting.message, ResumeTurn):
+            resumed = self._resume(turn.number, waiting, context)
+            run = self.ledger.runs[run_id]
+        else:
+            run = self._open(turn, context)
+        assert self.ledger.head is not None
+        grant = Grant(
+            turn.number,
+            self.history.whole(),
+            copy_metadata(self.ledger.head.metadata),
+            resumed,
+            run.input,
+            self.follower_count(run_id),
+            run.input_seq,
+        )
+        waiting.ticket.reply(grant)
+        if waiting.sender is not None and self.turns.steering():
+            context.tell(waiting.sender, Steered(run_id))
+
+    def _open(self, turn: Turn[Waiting | None], context: Context) -> RunRecord:
+        """The turn of a run that begins, with those that were merged into it."""
+        begin, at_ms = _begun(turn.entry), context.wall_ms()
+        self.ledger.ensure(begin.defaults, at_ms=at_ms)
+        run = begin.run
+        if turn.merged:
+            said = chain(run.input, *(_begun(entry).run.input for entry in turn.merged))
+            run = replace(run, input=tuple(said))
+        elif run.retry_of:
+            run = replace(run, input_seq=self.input_place(run))
+        self.ledger.open_turn(turn.number, run, at_ms=at_ms)
+        if begin.key is not None:
+            self._remember(begin.key, run.id, at_ms=at_ms)
+        for entry in turn.merged:
+            self._join_to(run.id, entry, "merged", context)
+        return run
 
     def _append(self, message: Append, turn: int, context: Context) -> list[Message]:
         at_ms = context.wall_ms()
@@ -300,15 +416,6 @@ class TurnSession(ReadableSession):
         stored = self.ledger.append(message.messages, at_ms=at_ms, turn=turn)
         self.history.extend(stored)
         return stored
-
-    def _advance_turns(self, number: int, context: Context) -> None:
-        if self.stopping:
-            self.tell_stopped(self.turns.check(number).entry.run_id)
-        following = self.turns.finish(number)
-        if following is not None:
-            self._granted(following, context)
-        else:
-            self.stage(context)
 
     def _check_turn(self, number: int, run_id: str) -> None:
         turn = self.turns.check(number)
@@ -332,18 +439,6 @@ class TurnSession(ReadableSession):
             raise stale  # deleted and begun anew
         return stored
 
-    def _withdraw(self, entry_id: str, reason: str, context: Context) -> bool:
-        entry = self.turns.withdraw(entry_id)
-        if entry is None:
-            return False
-        assert entry.payload is not None
-        resumed = isinstance(entry.payload.message, ResumeTurn)  # then it is as before it was to go on
-        if entry_id in self.ledger.runs and not resumed:
-            self.ledger.note_cancelled(self.ledger.runs[entry_id], reason, at_ms=context.wall_ms())
-            self.stage(context)
-        entry.payload.ticket.fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
-        return True
-
 
 def _show(actor: TurnSession, head: SessionHead | None, history: History, ended: tuple[str, ...]) -> None:
     """This head, and so many messages of this history, are durable: everybody sees them from now on."""
@@ -354,6 +449,7 @@ def _show(actor: TurnSession, head: SessionHead | None, history: History, ended:
         history.durable(0)
     for run_id in ended:
         actor.ledger.ended.pop(run_id, None)
+    actor.outcomes.settled(ended)
     if actor.boards:
         if head is None:
             actor.boards.deleted(actor.id.key)
@@ -361,5 +457,18 @@ def _show(actor: TurnSession, head: SessionHead | None, history: History, ended:
             board.show(last_number(head))
 
 
-def _entry_id(message: OneStep[Any]) -> str:
+def step_id(message: OneStep[Any]) -> str:
+    """Under which a turn of one step stands in the queue."""
     return f"step_{message.number:016x}"
+
+
+def _begun(entry: Entry[Waiting | None]) -> BeginTurn:
+    """What was asked for by an entry that is to begin a run."""
+    assert entry.payload is not None
+    assert isinstance(entry.payload.message, BeginTurn)
+    return entry.payload.message
+
+
+def _group(waiting: Waiting) -> str:
+    """Inputs to one agent can be merged, and take one another's place."""
+    return str(waiting.sender)

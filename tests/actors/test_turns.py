@@ -1,16 +1,13 @@
-from collections import deque
-from typing import Any
-
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from callboard.actors.errors import StaleTurn
-from callboard.actors.turns import OVERLAPS, Entry, Granted, Overlap, Queued, Refused, Turn, TurnQueue
+from callboard.actors.turns import OVERLAPS, Entry, Granted, Overlap, Queued, Refused, Turn, TurnQueue, check_overlap
 
 
-def entry(name: str) -> Entry[str]:
-    return Entry(name, f"payload of {name}")
+def entry(name: str, overlap: Overlap = "queue", *, group: str = "") -> Entry[str]:
+    return Entry(name, f"payload of {name}", overlap, group)
 
 
 def queue_of(*names: str, waiting_max: int = 1_000) -> TurnQueue[str]:
@@ -25,8 +22,8 @@ def queue_of(*names: str, waiting_max: int = 1_000) -> TurnQueue[str]:
 def test_idle_session_grants_at_once_whatever_the_policy(overlap: Overlap) -> None:
     queue = queue_of()
 
-    assert queue.offer(entry("a"), overlap) == Granted(1)
-    assert queue.running == Turn(1, entry("a"))
+    assert queue.offer(entry("a", overlap)) == Granted(1)
+    assert queue.running == Turn(1, entry("a", overlap))
 
 
 def test_entries_that_come_while_a_turn_runs_wait_in_order() -> None:
@@ -46,7 +43,7 @@ def test_entries_that_come_while_a_turn_runs_wait_in_order() -> None:
 def test_reject_names_the_running_run_and_the_queue_length_and_changes_nothing() -> None:
     queue = queue_of("a", "b", "c")
 
-    assert queue.offer(entry("d"), "reject") == Refused("a", 2)
+    assert queue.offer(entry("d", "reject")) == Refused("a", 2)
     assert queue.waiting == (entry("b"), entry("c"))
 
 
@@ -136,13 +133,82 @@ def test_run_that_is_in_the_queue_cannot_be_offered_again() -> None:
     assert queue.offer(entry("a")) == Queued(1)
 
 
-def test_unknown_overlap_policy_is_refused_also_while_idle() -> None:
-    queue = queue_of()
-    wrong: Any = "later"
+def test_unknown_overlap_policy_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match="no overlap policy 'later': use one of queue, reject, merge"):
+        check_overlap("later")
 
-    with pytest.raises(ValueError, match="no overlap policy 'later': use one of queue, reject"):
-        queue.offer(entry("a"), wrong)
-    assert queue.running is None
+
+def test_those_of_one_group_that_stand_together_are_merged_into_one_turn() -> None:
+    queue = queue_of("run")
+    names = {"a": "x", "b": "x", "c": "y", "d": "x"}
+    for name, group in names.items():
+        queue.offer(entry(name, "merge", group=group))
+
+    turns = [queue.finish(number) for number in range(1, 5)]
+
+    merged = [(turn.entry.run_id, [each.run_id for each in turn.merged]) for turn in turns if turn is not None]
+    assert merged == [("a", ["b"]), ("c", []), ("d", [])]
+
+
+def test_what_stands_between_two_inputs_keeps_them_from_being_merged() -> None:
+    queue = queue_of("run")
+    for each in (entry("a", "merge"), entry("append"), entry("b", "merge")):
+        queue.offer(each)
+
+    assert queue.finish(1) == Turn(2, entry("a", "merge"))
+    assert queue.finish(2) == Turn(3, entry("append"))
+
+
+def test_those_offered_together_get_one_turn_at_once_where_none_runs() -> None:
+    queue = queue_of()
+    first, second = entry("a", "debounce"), entry("b", "debounce")
+
+    assert queue.offer_together((first, second)) == Turn(1, first, (second,))
+    assert queue.offer_together((entry("c", "debounce"),)) is None
+
+
+def test_the_latest_supersedes_those_of_its_group_that_wait_and_no_others() -> None:
+    queue = queue_of("run", "queued")
+    queue.offer(entry("old", "latest", group="x"))
+    queue.offer(entry("other", "latest", group="y"))
+
+    outcome = queue.offer(entry("new", "latest", group="x"))
+
+    assert outcome == Queued(3, (entry("old", "latest", group="x"),))
+    assert [each.run_id for each in queue.waiting] == ["queued", "other", "new"]
+
+
+def test_the_latest_finds_room_in_a_full_queue_where_it_supersedes_one() -> None:
+    queue = queue_of("run", waiting_max=1)
+    queue.offer(entry("old", "latest"))
+
+    assert queue.offer(entry("other")) == Refused("run", 1, full=True)
+    assert queue.offer(entry("new", "latest")) == Queued(1, (entry("old", "latest"),))
+
+
+@pytest.mark.parametrize(("overlap", "stop"), [("interrupt", "keep"), ("rollback", "drop")])
+def test_one_that_stops_goes_first_and_stops_each_turn_that_runs_before_it(overlap: Overlap, stop: str) -> None:
+    queue = queue_of("run", "queued")
+    assert queue.stop is None
+
+    assert queue.offer(entry("a", overlap)) == Queued(1)
+    assert queue.offer(entry("b", overlap)) == Queued(2)
+
+    assert queue.stop == stop
+    assert queue.finish(1) == Turn(2, entry("a", overlap))
+    assert queue.stop == stop, "the second one came later than what runs now"
+    assert queue.finish(2) == Turn(3, entry("b", overlap))
+    assert queue.stop is None
+    assert queue.finish(3) == Turn(4, entry("queued"))
+
+
+def test_one_that_steers_waits_its_turn_until_it_is_taken_in() -> None:
+    queue = queue_of("run")
+    queue.offer(entry("a", "steer"))
+    queue.offer(entry("b"))
+
+    assert queue.steering() == (entry("a", "steer"),)
+    assert queue.waiting == (entry("a", "steer"), entry("b"))
 
 
 def test_turns_of_one_step_come_in_the_order_of_arrival() -> None:
@@ -162,54 +228,67 @@ def test_turns_of_one_step_come_in_the_order_of_arrival() -> None:
 
 
 class TurnQueueMachine(RuleBasedStateMachine):
-    """The queue beside the simplest model: a number, who runs, and a list of who waits."""
+    """The queue beside the simplest model: a number, who runs, and two lists of who waits."""
 
     def __init__(self) -> None:
         super().__init__()
         self.queue = TurnQueue[int](waiting_max=4)
         self.offered = 0
         self.number = 0
-        self.running: str | None = None
-        self.waiting: deque[str] = deque()
-        self.ended: list[str] = []  # finished, withdrawn, refused or cleared: each offered entry once
+        self.running: list[str] = []  # who holds the turn, and whom it was merged with
+        self.first: list[Entry[int]] = []
+        self.others: list[Entry[int]] = []
+        self.ended: list[str] = []  # finished, withdrawn, refused, superseded or cleared: each offered entry once
 
-    @rule(overlap=st.sampled_from(OVERLAPS))
-    def offer(self, overlap: Overlap) -> None:
-        self.offered += 1
-        name = str(self.offered)
-        outcome = self.queue.offer(Entry(name, self.offered), overlap)
-        if self.running is None:
+    @rule(overlap=st.sampled_from(OVERLAPS), group=st.sampled_from("xy"))
+    def offer(self, overlap: Overlap, group: str) -> None:
+        entry = self._new_entry(overlap, group)
+        outcome = self.queue.offer(entry)
+        if not self.running:
             self.number += 1
-            self.running = name
+            self.running = [entry.run_id]
             assert outcome == Granted(self.number)
-        elif overlap == "queue" and len(self.waiting) < 4:
-            self.waiting.append(name)
-            assert outcome == Queued(len(self.waiting))
+            return
+        superseded = [e for e in self.others if overlap == e.overlap == "latest" and e.group == group]
+        full = len(self.first) + len(self.others) - len(superseded) >= 4
+        if overlap == "reject" or full:
+            self.ended.append(entry.run_id)
+            waiting = len(self.first) + len(self.others)
+            assert outcome == Refused(self.running[0], waiting, full=overlap != "reject")
+            return
+        self.others = [e for e in self.others if e not in superseded]
+        self.ended += [e.run_id for e in superseded]
+        if overlap in ("interrupt", "rollback"):
+            self.first.append(entry)
+            assert outcome == Queued(len(self.first))
         else:
-            self.ended.append(name)
-            assert outcome == Refused(self.running, len(self.waiting), full=overlap == "queue")
+            self.others.append(entry)
+            assert outcome == Queued(len(self.first) + len(self.others), tuple(superseded))
+
+    @rule(group=st.sampled_from("xy"), count=st.integers(1, 3))
+    def offer_together(self, group: str, count: int) -> None:
+        entries = tuple(self._new_entry("debounce", group) for _ in range(count))
+        turn = self.queue.offer_together(entries)
+        self.others += entries
+        if self.running:
+            assert turn is None
+        else:
+            self._expect_next(turn)
 
     @rule()
     def pass_by(self) -> None:
-        if self.running is None:
+        if not self.running:
             self.number += 1
             assert self.queue.pass_by() == self.number
         else:
             assert self.queue.pass_by() is None
 
-    @precondition(lambda self: self.running is not None)
+    @precondition(lambda self: self.running)
     @rule()
     def finish(self) -> None:
         turn = self.queue.finish(self.number)
-        assert self.running is not None
-        self.ended.append(self.running)
-        self.running = self.waiting.popleft() if self.waiting else None
-        if self.running is None:
-            assert turn is None
-        else:
-            self.number += 1
-            assert turn is not None
-            assert (turn.number, turn.entry.run_id) == (self.number, self.running)
+        self.ended += self.running
+        self._expect_next(turn)
 
     @rule(behind=st.integers(1, 3))
     def finish_late(self, behind: int) -> None:
@@ -220,24 +299,31 @@ class TurnQueueMachine(RuleBasedStateMachine):
     def withdraw(self, data: st.DataObject) -> None:
         name = str(data.draw(st.integers(0, self.offered)))
         taken = self.queue.withdraw(name)
-        assert (taken is not None) == (name in self.waiting)
+        assert (taken is not None) == (name in self._waiting)
         if taken is not None:
-            self.waiting.remove(name)
+            (self.first if taken in self.first else self.others).remove(taken)
             self.ended.append(name)
 
     @rule()
     def clear(self) -> None:
-        assert [each.run_id for each in self.queue.clear()] == list(self.waiting)
-        self.ended.extend(self.waiting)
-        self.waiting.clear()
+        waiting = self._waiting
+        assert [each.run_id for each in self.queue.clear()] == waiting
+        self.ended += waiting
+        self.first, self.others = [], []
 
     @invariant()
     def queue_is_as_the_model(self) -> None:
         running = self.queue.running
-        assert (running.entry.run_id if running else None) == self.running
-        assert [each.run_id for each in self.queue.waiting] == list(self.waiting)
+        held = [] if running is None else [running.entry.run_id, *(each.run_id for each in running.merged)]
+        assert held == self.running
+        assert [each.run_id for each in self.queue.waiting] == self._waiting
+        assert [each.run_id for each in self.queue.steering()] == [
+            e.run_id for e in self.others if e.overlap == "steer"
+        ]
         assert self.queue.last_number == self.number
         assert running is None or running.number == self.number
+        stop = {"interrupt": "keep", "rollback": "drop"}
+        assert self.queue.stop == (stop[self.first[0].overlap] if self.first else None)
 
     @invariant()
     def somebody_runs_while_anybody_waits(self) -> None:
@@ -245,9 +331,34 @@ class TurnQueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
-        known = [*self.ended, *([self.running] if self.running else []), *self.waiting]
+        known = [*self.ended, *self.running, *self._waiting]
         assert sorted(known, key=int) == [str(number + 1) for number in range(self.offered)]
+
+    @property
+    def _waiting(self) -> list[str]:
+        return [each.run_id for each in (*self.first, *self.others)]
+
+    def _new_entry(self, overlap: Overlap, group: str) -> Entry[int]:
+        self.offered += 1
+        return Entry(str(self.offered), self.offered, overlap, group)
+
+    def _expect_next(self, turn: Turn[int] | None) -> None:
+        line = self.first or self.others
+        if not line:
+            assert turn is None
+            self.running = []
+            return
+        granted = [line.pop(0)]
+        merges = ("merge", "debounce")
+        while granted[0].overlap in merges and self.others:
+            following = self.others[0]
+            if following.overlap not in merges or following.group != granted[0].group:
+                break
+            granted.append(self.others.pop(0))
+        self.number += 1
+        self.running = [each.run_id for each in granted]
+        assert turn == Turn(self.number, granted[0], tuple(granted[1:]))
 
 
 TestTurnQueue = TurnQueueMachine.TestCase
-TestTurnQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTurnQueue.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

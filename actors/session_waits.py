@@ -1,0 +1,165 @@
+"""Who waits for what in a session: for a turn, for the outcome of a run, for the end of one that is being stopped.
+
+A run has one caller that began it, and any number of followers: those whose input was merged or taken into it, that
+repeated its key, or that ask for its outcome by its id. It goes on as long as one of them wants it; so its agent is
+told how many there are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..runtime.actor import handles
+from ..runtime.context import Context, Ticket
+from ..runtime.envelope import Request
+from ..runtime.identity import ActorId
+from .errors import UnknownSession
+from .reply import Delivered
+from .run_record import RunRecord
+from .session_messages import Delivery, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
+from .session_reads import ReadableSession
+from .turns import TurnQueue
+
+__all__ = ["WaitedSession", "Waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who waits for a turn, or has it: the reply that is owed, for what, and the agent that sent it.
+
+    `apply` is what a turn of one step does, given its number: it changes the ledger and returns the reply.
+    None in the place of all this: the turn ran before the session was loaded anew.
+    """
+
+    ticket: Ticket
+    message: Request[Any]
+    sender: ActorId | None
+    resumed: Resumed | None = None
+    apply: Callable[[int, Context], Any] | None = None
+
+
+class WaitedSession(ReadableSession):
+    """See the module's text. `turns` says who may extend the conversation now, and who waits for that."""
+
+    def __init__(self, id: ActorId) -> None:
+        super().__init__(id)
+        self.turns: TurnQueue[Waiting | None] = TurnQueue()
+        self.stopping: dict[str, list[Ticket]] = {}  # by run: who waits for its end
+        self._waits: dict[str, list[tuple[Ticket, WaitRun]]] = {}  # by run: who waits for its outcome
+        self._followers: dict[str, set[str]] = {}
+
+    @handles(WaitRun, retryable=True, on_cancel="cancel")
+    def wait_run(self, message: WaitRun, context: Context) -> Ticket | RunOutcome:
+        """Answer with the outcome of a run, now or when there is one. UnknownRun where there is no such run."""
+        record = self.record_of(message.run_id)
+        while record.joined:
+            record = self.record_of(record.joined)
+        run_id = record.id
+        if _has_outcome(record):
+            self._drop_follower(run_id, message.follower, context)
+            return self._outcome(record)
+        ticket = context.defer()
+        self._waits.setdefault(run_id, []).append((ticket, message))
+        self._add_follower(run_id, message.follower, context)
+        return ticket
+
+    @handles(Unfollow)
+    def unfollow(self, message: Unfollow, context: Context) -> None:
+        """Somebody does not wait for this run any more."""
+        self._drop_follower(message.run_id, message.follower, context)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for the outcome of a run."""
+        return bool(self._waits)
+
+    # For the other halves -------------------------------------------------------------------------------------------
+
+    def record_of(self, run_id: str) -> RunRecord:
+        """A run as it is staged. UnknownRun where there is none."""
+        return self.ledger.runs.get(run_id) or self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
+
+    def follower_count(self, run_id: str) -> int:
+        """How many wait for the run beside its own caller."""
+        return len(self._followers.get(run_id, ()))
+
+    def join(self, waiting: Waiting, follower: str, record: RunRecord, context: Context) -> None:
+        """Answer a request for a turn with another run, which it follows from now on."""
+        if record.is_open and not record.pending:
+            self._add_follower(record.id, follower, context)
+        waiting.ticket.reply(Joined(record.id, record.status, record.turn))
+
+    def deliver(self, waiting: Waiting, delivered: Delivered, context: Context) -> None:
+        """Let the agent know what became of an input that does not begin a turn at once."""
+        if waiting.sender is not None:
+            context.tell(waiting.sender, Delivery(delivered))
+
+    def settle_waits(self, context: Context) -> None:
+        """Answer those who wait for runs that have an outcome now; call it with what makes it so staged."""
+        for run_id in list(self._waits):
+            record = self.record_of(run_id)
+            if record.joined:
+                waits = self._waits.pop(run_id)
+                self._waits.setdefault(record.joined, []).extend(waits)
+                for _, wait in waits:
+                    self._add_follower(record.joined, wait.follower, context)
+            elif _has_outcome(record):
+                for ticket, _ in self._waits.pop(run_id):
+                    ticket.reply(self._outcome(record))
+        for run_id in [run_id for run_id in self._followers if run_id not in self.ledger.runs]:
+            del self._followers[run_id]
+
+    def fail_waits(self) -> None:
+        """The session was deleted."""
+        for run_id, waits in self._waits.items():
+            for ticket, _ in waits:
+                ticket.fail(UnknownSession(f"session {self.id.key!r} was deleted while this waited for run {run_id!r}"))
+        self._waits.clear()
+        self._followers.clear()
+
+    def give_up_wait(self, message: WaitRun, context: Context) -> None:
+        """The caller of a WaitRun has gone."""
+        for run_id, waits in list(self._waits.items()):
+            left = [(ticket, each) for ticket, each in waits if each != message]
+            if len(left) < len(waits):
+                self._drop_follower(run_id, message.follower, context)
+            if left:
+                self._waits[run_id] = left
+            else:
+                del self._waits[run_id]
+
+    def tell_stopped(self, run_id: str) -> None:
+        """Answer those who wait for the end of a run that was to be stopped."""
+        for ticket in self.stopping.pop(run_id, ()):
+            ticket.reply(True)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _outcome(self, record: RunRecord) -> RunOutcome:
+        # With what edits have removed since: it is what the run has answered.
+        messages = self.history.read_removed_too(record.first_seq, record.last_seq) if record.first_seq else []
+        return RunOutcome(record, tuple(messages))
+
+    def _add_follower(self, run_id: str, follower: str, context: Context) -> None:
+        followers = self._followers.setdefault(run_id, set())
+        if follower not in followers:
+            followers.add(follower)
+            self._tell_followers(run_id, context)
+
+    def _drop_follower(self, run_id: str, follower: str, context: Context) -> None:
+        followers = self._followers.get(run_id)
+        if followers is not None and follower in followers:
+            followers.remove(follower)
+            if not followers:
+                del self._followers[run_id]
+            self._tell_followers(run_id, context)
+
+    def _tell_followers(self, run_id: str, context: Context) -> None:
+        running = self.turns.running
+        held = running.entry if running is not None and running.entry.run_id == run_id else self.turns.find(run_id)
+        if held is not None and held.payload is not None and held.payload.sender is not None:
+            context.tell(held.payload.sender, Followers(run_id, self.follower_count(run_id)))
+
+
+def _has_outcome(record: RunRecord) -> bool:
+    return not record.is_open or bool(record.pending)
