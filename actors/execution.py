@@ -32,14 +32,16 @@ from .journal import Journal
 from .ledger import RunEnd
 from .limits import reason_of
 from .message import Message, Usage
-from .model import Delta, ModelAnswer, ModelRequest
+from .model import Delta, ModelAnswer, ModelRequest, OnDelta
 from .output import Output
 from .persistence import persist
 from .perspective import cue, seen_by
 from .progress import Progress
 from .reentry import HeldTurn, hold
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
+from .run_context import RunIds, enter_run
 from .run_ending import ended_by_tool
+from .run_observing import ObservedRun
 from .run_output import RunOutput
 from .run_record import RunStatus
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
@@ -55,7 +57,7 @@ __all__ = ["Execution"]
 class Execution:
     """One run of one agent. `session` is None for a run without a session, which is not stored.
 
-    `stop_status` is what the run becomes if it is cancelled, `stop_reason` why. `turn_over` says whether the session
+    `wishes` is what others want of it. `turn_over` says whether the session
     knows that the turn has ended; where it does not, it should end with `end_status`. `within` are the turns that wait
     for this run.
     """
@@ -69,8 +71,7 @@ class Execution:
     within: tuple[HeldTurn, ...]
     wall_ms: Callable[[], int]
     output: Output | None = None
-    stop_status: Literal["cancelled", "interrupted"] = "interrupted"
-    stop_reason: str = "the runtime was closed"
+    wishes: RunWishes = field(default_factory=RunWishes)
     shared_spending: Spending | None = None
     turn_over: bool = False
     end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
@@ -78,6 +79,7 @@ class Execution:
     run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
     calls: ToolCalls | None = None
+    observed: ObservedRun | None = None
     state: TurnState = NO_STATE
     deltas: tuple[StateDelta, ...] = ()
     spans: SpanLog = field(init=False)
@@ -105,12 +107,32 @@ class Execution:
             come already.
         """
         held = hold(self.session_id, within=self.within)
+        enter_run(RunIds(self.run_id, self.session_id, self.spec.name, self.grant.turn))
         self._emit(RunStarted(self.run_id, self.grant.turn))
         self.purse.look(anyio.current_time())
         try:
-            return await self._run()
+            return await (self._run_observed() if self.spec.observers.each else self._run())
         finally:
             held.end()
+
+    async def _run_observed(self) -> Reply:
+        model = self.spec.settings.model or self.spec.model.name
+        turn, asked = self.grant.turn, self.input
+        each, agent = self.spec.observers.each, self.spec.name
+        self.observed = run = ObservedRun(each, self.run_id, self.session_id, agent, model, turn, asked)
+        if self.calls is not None:  # of a run that goes on
+            self.calls.observed = run
+        with run.observe():
+            try:
+                reply = await self._run()
+                run.status, run.output = "completed", reply.message
+            except BaseException as error:
+                run.status = "waiting" if isinstance(error, ApprovalRequired) else self.end_status
+                run.error = error
+                raise
+            finally:
+                run.usage, run.attempts = self._whole_usage, self._attempt_number
+        return reply
 
     async def _run(self) -> Reply:
         try:
@@ -120,6 +142,9 @@ class Execution:
             reason = f"the run took longer than its {self.spec.policy.timeout_s:g} s"
             await self._fail("failed", reason)
             raise RunFailed(self.run_id, reason) from None
+        except RunStopped as stop:
+            await self._fail("cancelled", stop.reason, partial=self.wishes.keep)
+            raise
         except RunFailed as failure:
             await self._fail("failed", failure.reason, partial=isinstance(failure, BudgetExceeded) and failure.partial)
             raise
@@ -129,8 +154,8 @@ class Execution:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 if _is_cancellation(error):
-                    self.end_status = self.stop_status
-                    await self._fail(self.stop_status, self.stop_reason)
+                    self.end_status = self.wishes.status
+                    await self._fail(self.wishes.status, self.wishes.reason, partial=self.wishes.keep)
                 else:  # a tool or a model raised what is no Exception
                     await self._fail("failed", f"it crashed with {error!r}")
             raise
@@ -157,10 +182,12 @@ class Execution:
                 raise
             except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
                 failure, reason = error, failure_reason(error)
-            delay_s = self.attempts.failed(failure)
+            delay_s = None if self.wishes.last_attempt else self.attempts.failed(failure)
             if delay_s is None:
                 raise RunFailed(self.run_id, reason) from failure
             self._emit(AttemptFailed(self._attempt_number, reason, delay_s))
+            if self.observed is not None:
+                self.observed.attempt_failed(failure, reason, delay_s)
             await self._note("waiting", reason)
             await anyio.sleep(delay_s)
             await self._note("running", None)
@@ -217,10 +244,13 @@ class Execution:
         for number in range(self._steps_taken, calls_max):
             if self._ended_by_tool:
                 return None
+            await self._heed()
             answer = await self._call_model(system)
             if not answer.message.tool_calls:
                 problem = self.run_output.take(answer)
                 if problem is None:
+                    if self.wishes.steered and await self._hear(answer.message):
+                        continue
                     return answer
                 self._emit(OutputRepair(self.run_output.repairs, problem))
                 continue
@@ -247,9 +277,12 @@ class Execution:
         self._check_budget()  # no await between this and the call
         self.purse.call_begins()
         with self.spans.span(model, "model") as span:
-            on_delta = self.spec.listeners.get(self.run_id)
+            on_delta = self._on_delta()
             try:
-                answer = await self.spec.model.complete(request, on_delta=on_delta)
+                if self.observed is None:
+                    answer = await self.spec.model.complete(request, on_delta=on_delta)
+                else:
+                    answer = await self.observed.complete(self.spec.model, request, on_delta)
             except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
                 raise RuntimeError(f"the model's own run did not end well: {error}") from error
             check_answer_usage(answer)
@@ -262,6 +295,20 @@ class Execution:
             if answer.request_id is not None:
                 span.attributes["request_id"] = answer.request_id
         return answer
+
+    async def _heed(self) -> None:
+        """Do as others wish, before a model call. RunStopped where there is to be none."""
+        if self.wishes.after_step:
+            raise RunStopped(self.run_id, self.wishes.reason)
+        if self.wishes.steered:
+            await self._hear()
+
+    async def _hear(self, answer: Message | None = None) -> bool:
+        """Take in what was said meanwhile, behind this answer; False where nothing was."""
+        self.wishes.steered = False
+        if self.calls is None:
+            self.calls = self._new_calls(Progress())
+        return await self.calls.journal.heard(answer, self._whole_usage)
 
     def _check_budget(self) -> None:
         """Raises BudgetExceeded where no further call may begin."""
@@ -314,7 +361,8 @@ class Execution:
     async def _fail(self, status: RunStatus, reason: str, *, partial: bool = False) -> None:
         """End the turn without an answer; with `partial`, what was done becomes history."""
         try:
-            await self._close(status, reason, tuple(repair(self._written()).messages) if partial else ())
+            kept = repair(self._written(*self.wishes.half_said())).messages if partial else ()
+            await self._close(status, reason, tuple(kept))
         except StaleTurn:
             pass  # the turn was ended by others, or the session deleted: there is nothing left to mark
         except CallboardError as error:
@@ -341,8 +389,12 @@ class Execution:
     def _written(self, *last: Message) -> tuple[Message, ...]:
         """What the turn adds to history: the input, unless it stands there already, and what the run wrote."""
         journaled = self.calls.journal.progress.messages if self.calls is not None else ()
-        by_agent = (replace(message, author=self.spec.name) for message in (*journaled, *last))
+        by_agent = (self._signed(message) for message in (*journaled, *last))
         return (*(() if self.grant.input_seq else self.input), *by_agent)
+
+    def _signed(self, message: Message) -> Message:
+        """With the agent as its author, unless it is input that was taken in."""
+        return message if message.role == "user" else replace(message, author=self.spec.name)
 
     async def _note(self, status: RunStatus, error: str | None) -> None:
         if self.session is not None:
@@ -393,6 +445,7 @@ class Execution:
             journal=journal,
             spans=self.spans,
             emit=self._emit,
+            observed=self.observed,
             attempt=self._attempt_number,
         )
 
@@ -400,6 +453,17 @@ class Execution:
         listener = self.spec.listeners.get(self.run_id)
         if listener is not None:
             listener(event)
+        if self.spec.boards and self.session_id is not None:
+            board = self.spec.boards.find(self.session_id)
+            if board is not None:
+                board.put(self.run_id, self.spec.name, event)
+
+    def _on_delta(self) -> OnDelta | None:
+        """Who is to hear the pieces of an answer; None where nobody is, and the model need not stream it."""
+        board = self.spec.boards.find(self.session_id) if self.spec.boards and self.session_id is not None else None
+        if board is not None and board.wants_progress:
+            return self._emit
+        return self.spec.listeners.get(self.run_id)
 
 
 def _last_answer(messages: list[Message]) -> Message:
