@@ -16,15 +16,18 @@ tools, tool_parameters, tool_context, tool_threads, json_schema, instructions   
 tool_calls, journal, progress, approvals    tool calls, each at most once
 run_ending                                  runs that a tool call ends
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
-host, session, session_manager, agent, run, reply   the public handles
+team_flows, team_turns, team_tools          who of a team speaks next, and how it is told
+team, team_chat, team_line                  agents that answer together
+host, session, session_manager, agent, chat_input, chat_stream, run, reply   the public handles
 errors, ids, per_loop
 """
 
-from .agent import Agent, ChatStream
+from .agent import Agent
 from .agent_spec import RunPolicy
 from .approvals import ApprovalRequest, Denied
 from .archive import SessionPage
 from .budgets import Budget, Exceeded, Price, Prices, Spending
+from .chat_stream import ChatStream
 from .dialect import Dialect
 from .errors import (
     ApprovalRequired,

@@ -4,21 +4,20 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from types import TracebackType, UnionType
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, overload
+from types import UnionType
+from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from msgspec.structs import replace
 
 from ..runtime.ref import PendingReply, Ref
-from ..runtime.waking import current_backend
 from .agent_actor import Resume, StartRun
 from .agent_spec import AgentSpec, RunPolicy
 from .approvals import Approver, Verdict, as_decisions
 from .budgets import Spending
-from .conversation import as_message, as_messages
-from .event_queue import EventQueue
+from .chat_input import ChatInput, as_input
+from .chat_stream import ChatStream
 from .host import Runtime
 from .ids import new_id
 from .instructions import Instructions, check_instructions
@@ -26,18 +25,14 @@ from .limits import check_agent_name
 from .message import Message
 from .model import Model, ModelSettings
 from .output import Output
-from .perspective import NoInput
 from .reentry import check_not_held, current_held_turns
-from .reply import OutputT, Reply, RunEvent
+from .reply import OutputT, Reply
 from .session import Session
 from .session_records import SessionDefaults
 from .tools import Tool, ToolFunction, ToolSet
 from .turns import OVERLAPS, Overlap
 
-__all__ = ["Agent", "ChatInput", "ChatStream"]
-
-ChatInput: TypeAlias = str | Message | Mapping[str, Any] | Iterable[Message | Mapping[str, Any]] | NoInput
-"""A user's text, one message, or several; or GO_ON, for none: what history ends with is answered."""
+__all__ = ["Agent"]
 
 OtherForm: TypeAlias = UnionType | dict[str, Any] | Output
 """Forms of an answer whose type a type checker cannot tell."""
@@ -120,6 +115,11 @@ class Agent(Generic[OutputT]):
     def runtime(self) -> Runtime:
         """Where it works."""
         return self._runtime
+
+    @property
+    def session(self) -> Session | None:
+        """Where it chats, unless `chat` names another; None where it has no session of its own."""
+        return self._session
 
     def with_tools(self, *tools: ToolFunction | Tool) -> "Agent[OutputT]":
         """The same agent, of the same name, that has these tools too; this one stays as it is.
@@ -370,7 +370,9 @@ class Agent(Generic[OutputT]):
         keep_input: bool,
     ) -> StartRun:
         session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
-        request = self._start_run(run_id, tuple(_as_input(messages, session)), session, overlap, output=output)
+        request = self._start_run(
+            run_id, tuple(as_input(messages, in_session=session is not None)), session, overlap, output=output
+        )
         if spending is None and not keep_input:
             return request
         return replace(request, spending=self._checked_spending(spending), keep_input=bool(keep_input))
@@ -408,72 +410,6 @@ class Agent(Generic[OutputT]):
         )
 
 
-class ChatStream(Generic[OutputT]):
-    """The events of one run, as they come; see `Agent.stream`. For one task.
-
-    Events: RunStarted, Delta (kind "text", ...), ToolFinished, AttemptFailed, OutputRepair, ApprovalRequested. A reader
-    that is slow does not hold up the run; what it has not read is kept.
-    """
-
-    def __init__(self, spec: AgentSpec, request: StartRun, start: Callable[[StartRun], PendingReply[Reply]]) -> None:
-        self._spec = spec
-        self._request = request
-        self._start = start
-        self._reply: Reply[OutputT] | None = None
-        self._entered = False
-
-    @property
-    def run_id(self) -> str:
-        """The run's id, which it has before it begins."""
-        return self._request.run_id
-
-    @property
-    def reply(self) -> Reply[OutputT]:
-        """The reply, which is durable. Only after the events have come to their end."""
-        if self._reply is None:
-            raise RuntimeError("the reply is there when `async for` has ended by itself")
-        return self._reply
-
-    async def __aenter__(self) -> Self:
-        if self._entered:
-            raise RuntimeError("a stream is one run and is entered once: call agent.stream() again for another")
-        self._entered = True
-        self._events = EventQueue(current_backend())
-        self._spec.listeners[self._request.run_id] = self._events.put
-        try:
-            self._pending = self._start(self._request)
-        except BaseException:
-            self._close()
-            raise
-        self._pending.when_settled(self._events.end)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pending.give_up()
-        self._close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RunEvent:
-        """The next event; at the end the reply is there, or what `chat` would raise is raised."""
-        if not self._entered:
-            raise RuntimeError(
-                "enter the stream first: async with agent.stream(...) as stream: async for event in stream"
-            )
-        event = await self._events.get()
-        if event is None:
-            self._reply = await self._pending.wait()
-            raise StopAsyncIteration
-        return event
-
-    def _close(self) -> None:
-        self._spec.listeners.pop(self._request.run_id, None)
-        self._events.end()
-
-
 def _check_parts(model: object, tools: object, parts: Mapping[tuple[str, type], object]) -> None:
     """Raises TypeError where something is not what an Agent is made of: callers need not have a type checker."""
     if not all(callable(getattr(model, method, None)) for method in ("complete", "aclose")):
@@ -492,18 +428,3 @@ def _checked_approver(approver: object) -> Approver | None:
     if approver is not None and not callable(approver):
         raise TypeError(f"approver= must be an async function of an ApprovalRequest, not {approver!r}")
     return cast("Approver | None", approver)
-
-
-def _as_input(messages: ChatInput, session: Session | None) -> list[Message]:
-    if isinstance(messages, NoInput):
-        if session is None:
-            raise ValueError("there is no history to go on from: GO_ON needs a session=")
-        return []
-    if isinstance(messages, str):
-        messages = Message(role="user", content=messages)
-    if isinstance(messages, Message | Mapping):
-        return [as_message(cast("object", messages))]
-    checked = as_messages(messages)
-    if not checked:
-        raise ValueError("there is nothing to answer: pass a text or at least one message")
-    return checked

@@ -24,7 +24,7 @@ from callboard import (
     ToolCall,
     ToolFinished,
 )
-from callboard.actors.agent import ChatStream
+from callboard.actors.chat_stream import ChatStream
 from callboard.actors.model import OnDelta
 from callboard.runtime import Backoff
 from callboard.testing import ScriptedModel, model_answer
