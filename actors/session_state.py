@@ -173,10 +173,12 @@ class StatefulSession(TurnSession):
 
     @handles(Tick)
     def tick(self, signal: Tick, context: Context) -> None:
-        """A pause is over: send again what failed, and what came behind it."""
+        """A pause is over: send again what failed, and what came behind it. All other timers are those of turns."""
         if isinstance(signal.tag, _SendAgain):
             self.outbox.pause_over(signal.tag.target)
             self._send(signal.tag.target, context)
+        else:
+            self.quiet_is_over(signal, context)
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
