@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from callboard.actors.instructions import InstructionContext, Template, check_instructions, render
+from callboard.actors.instructions import InstructionContext, Template, check_instructions, look_at_state, render
 
 CONTEXT = InstructionContext(agent="Support", session_id="user-123", metadata={"customer": "Ann", "n": 5}, run_id="r1")
 WITHOUT_SESSION = InstructionContext(agent="Support", metadata={})
@@ -45,13 +45,80 @@ def test_dollar_sign_that_begins_no_key_is_refused_when_the_template_is_made(tex
         Template(text)
 
 
-@pytest.mark.parametrize("key", ["n.a", "n[a]", "first-name", "größe"])
-def test_key_inside_of_another_or_of_other_characters_needs_a_function(key: str) -> None:
-    with pytest.raises(ValueError, match="fills in whole keys of a-z, A-Z, 0-9 and _") as caught:
+@pytest.mark.parametrize("key", ["n..a", ".n", "n.", "n[a]", "first-name", "größe"])
+def test_key_of_other_characters_needs_a_function(key: str) -> None:
+    with pytest.raises(ValueError, match="fills in keys of a-z, A-Z, 0-9 and _") as caught:
         Template("for ${" + key + "}")
 
     assert "${" + key + "}" in str(caught.value)
     assert "a function of the InstructionContext" in str(caught.value)
+
+
+DEEP: dict[str, Any] = {"address": {"city": "Bonn", "lines": ["Am Hof", 7]}, "a.b": "whole", "a": {"b": "inside"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("${address.city}", "Bonn"),
+        ("${address.lines.0} ${address.lines.1}", "Am Hof 7"),
+        ("${address.lines}", "['Am Hof', 7]"),
+        ("$address.city", f"{DEEP['address']}.city"),  # dots count in braces only, as behind a name a sentence may end
+        ("${a.b}", "whole"),
+    ],
+)
+def test_path_leads_into_values(path: str, text: str) -> None:
+    assert render(Template(path), InstructionContext(agent="Support", metadata=DEEP)) == text
+
+
+@pytest.mark.parametrize("path", ["address.town", "address.city.0", "address.lines.2", "address.lines.x"])
+def test_path_that_leads_nowhere_is_named(path: str) -> None:
+    with pytest.raises(ValueError, match=r"names \$\{address\..*'address' is there, but not what is to be inside of it"):
+        render(Template("${" + path + "}"), InstructionContext(agent="Support", metadata=DEEP))
+
+
+STATED = InstructionContext(
+    agent="Support",
+    metadata={"app_state": "a key of the user's", "tone": "kind"},
+    session_state={"cart": [{"item": "tea"}]},
+    user_state={"name": "Ann"},
+    app_state={"motd": "hello"},
+)
+
+
+def test_template_is_filled_from_the_states() -> None:
+    template = Template("${app_state.motd} ${user_state.name}, ${session_state.cart.0.item}? ($tone)")
+
+    assert render(template, STATED) == "hello Ann, tea? (kind)"
+
+
+def test_key_that_a_state_does_not_have_is_named_with_those_that_it_has() -> None:
+    with pytest.raises(ValueError, match=r"names \$\{user_state\.age\}, and user_state has: name\."):
+        render(Template("${user_state.age}"), STATED)
+    with pytest.raises(ValueError, match=r"app_state has: nothing\."):
+        render(Template("${app_state.age}"), WITHOUT_SESSION)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "looks"),
+    [
+        ("${app_state.x}", False),
+        (Template("$tone ${address.city}"), False),
+        (Template("${app_state.x}"), True),
+        (Template("$user_state"), True),
+        (lambda context: "", True),
+    ],
+)
+def test_state_is_gathered_for_those_that_may_speak_of_it(instructions: Any, looks: bool) -> None:
+    assert look_at_state(instructions) is looks
+
+
+def test_states_are_read_only_for_a_function() -> None:
+    context: Any = STATED
+
+    for state in (context.session_state, context.user_state, context.app_state):
+        with pytest.raises(TypeError):
+            state["new"] = 1
 
 
 def test_metadata_is_read_only_for_a_function() -> None:
