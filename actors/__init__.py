@@ -14,6 +14,8 @@ providers, dialect, endpoint                who departs from it, and how
 upstream, pool, pooled_transport, http_connection, http1, dialing, socket_stream   HTTP, from the top to the socket
 tools, tool_parameters, tool_context, tool_threads, json_schema, instructions   what an agent is given
 tool_calls, journal, progress, approvals    tool calls, each at most once
+state, turn_state, outbox, state_records    state that turns share, and change with their commits
+state_messages, session_state, state_actor, scopes   who keeps it, and the public handles on it
 run_ending                                  runs that a tool call ends
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
 team_flows, team_turns, team_tools          who of a team speaks next, and how it is told
@@ -66,15 +68,18 @@ from .retention import Expiry, Retention
 from .retry import RetryPolicy
 from .run import Run
 from .run_record import RunRecord, SpanRecord
+from .scopes import AppState, OwnerState, SessionState, UserState
 from .session import Session
 from .session_manager import SessionManager
 from .session_records import SessionHead
+from .state import ScopedState
 from .tools import Tool, ToolContext, tool
 
 __all__ = [
     "GO_ON",
     "PROVIDERS",
     "Agent",
+    "AppState",
     "ApprovalRequest",
     "ApprovalRequested",
     "ApprovalRequired",
@@ -108,6 +113,7 @@ __all__ = [
     "Output",
     "OutputRepair",
     "OutputSchema",
+    "OwnerState",
     "PooledTransport",
     "Price",
     "Prices",
@@ -125,10 +131,12 @@ __all__ = [
     "RunRecord",
     "RunStarted",
     "Runtime",
+    "ScopedState",
     "Session",
     "SessionHead",
     "SessionManager",
     "SessionPage",
+    "SessionState",
     "SpanRecord",
     "Spending",
     "StaleTurn",
@@ -144,5 +152,6 @@ __all__ = [
     "UnknownRun",
     "UnknownSession",
     "Usage",
+    "UserState",
     "tool",
 ]

@@ -26,6 +26,7 @@ from .message import Message, Part, Role
 from .reentry import check_not_held, current_held_turns
 from .run import Run
 from .run_record import RunRecord, SpanRecord
+from .scopes import OwnerState, SessionState
 from .session_messages import (
     Append,
     CancelRun,
@@ -213,6 +214,16 @@ class Session:
             TooLarge: the whole would be larger than 64 KiB. Nothing was changed.
         """
         return copy_metadata(await self._ref.ask(PatchMetadata(check_metadata(patch, what="patch"), self.defaults)))
+
+    @property
+    def state(self) -> SessionState:
+        """What the session's turns keep for each other: `context.session_state` in tools."""
+        return SessionState(self)
+
+    @property
+    def user_state(self) -> OwnerState:
+        """What all sessions of the same owner share: `context.user_state` in tools."""
+        return OwnerState(self)
 
     async def delete(self) -> bool:
         """Drop the session with all its content, at once; False where there was none.
