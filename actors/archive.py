@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from msgspec import Struct
 
-from ..store.contract import Head, Index, Store, Table
+from ..store.contract import Head, Index, IndexHit, Store, Table
 from ..store.damage import DamageLog
 from ..store.errors import Corrupt
 from ..store.opening import open_store
@@ -45,7 +45,7 @@ from .session_records import (
     stream_of,
 )
 
-__all__ = ["Archive", "SessionPage", "read_head"]
+__all__ = ["WINDOW", "Archive", "SessionPage", "read_head"]
 
 T = TypeVar("T")
 
@@ -56,6 +56,9 @@ _CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the sa
 _LIST_NAME_BYTES = 6
 _PAGE_SCAN = 256
 """Index entries read at a time while a filter is applied."""
+
+WINDOW = 64
+"""Places that are looked at in one go where all of a history is gone through: some 0.1 ms."""
 
 _GAP_MAX = 64
 """So many removed messages are read and dropped rather than passed over by another look into the store."""
@@ -185,7 +188,18 @@ class Archive:
         """All messages that were ever stored, with those that edits have removed, and the edits. Left out: as with
         `messages`. Of a session that does not exist both are empty."""
         edits = self.edits(session_id)  # first: what they name is all in messages that are read later
-        return Audit(self.stored_messages(session_id), edits)
+        head = self.head(session_id)
+        if head is None:
+            return Audit([], [])
+        return Audit(list(chain.from_iterable(self.windows(session_id, head.last_seq))), edits)
+
+    def windows(self, session_id: str, last: int, *, removed: Ranges = ()) -> Iterator[list[Message]]:
+        """The messages up to place `last` that stand in none of these ranges, oldest first, some at a time: each
+        is a short look into the store, which holds up nobody who reads or writes meanwhile."""
+        for start in range(1, last + 1, WINDOW):
+            messages = self.messages_between(session_id, start, min(start + WINDOW - 1, last), removed=removed)
+            if messages:
+                yield messages
 
     def runs(self, session_id: str, *, limit: int | None = None) -> list[RunRecord]:
         """The latest runs that have begun; oldest first, at most `limit`. Left out: as with `messages`."""
@@ -227,7 +241,9 @@ class Archive:
         rows = self._store.scan(stream_of(session_id), Table.STEP, start=step_key(turn, 0), stop=step_key(turn + 1, 0))
         where = f"the journal of turn {turn} of session {session_id!r}"
         steps = tuple(STEP_CODEC.decode(value, where=where) for _, value in rows)
-        if any(step.number != number for number, step in enumerate(steps, 1)) or (steps and not steps[0].messages):
+        if any(step.number != number for number, step in enumerate(steps, 1)) or (
+            steps and not (steps[0].messages or steps[0].input)
+        ):
             raise Corrupt(where, "some of its entries are missing")
         return steps
 
@@ -254,28 +270,41 @@ class Archive:
 
         Cost: one index step and one head a session given; with both owner and tag, one a session of the owner.
         """
-        index, prefix = Index.UPDATED, b""
-        if owner is not None:
-            index, prefix = Index.OWNER, index_prefix(owner)
-        elif tag is not None:
-            index, prefix = Index.TAG, index_prefix(tag)
         list_name = _list_name(owner, tag)
-        after = self._position(cursor, index, list_name) if cursor is not None else None
+        after: bytes | None = None
+        if cursor is not None:
+            after = _from_cursor(cursor, list_name)
+            self.check_position(after, cursor, owner=owner, tag=tag)
         sessions: list[SessionHead] = []
-        while hits := self._store.scan_index(index, prefix=prefix, after=after, limit=_PAGE_SCAN, newest_first=True):
-            for hit in hits:
-                if updated_after_ms is not None and int.from_bytes(hit.value[-8:], "big") <= updated_after_ms:
-                    return SessionPage(sessions, None)
-                head = self._head_of(hit.stream)
-                if head is None or (tag is not None and tag not in head.tags):
-                    continue
+        for hit in self._listed(owner, tag, after):
+            if updated_after_ms is not None and int.from_bytes(hit.value[-8:], "big") <= updated_after_ms:
+                break
+            head = self._head_of(hit.stream)
+            if head is not None and (tag is None or tag in head.tags):
                 if len(sessions) == limit:
                     assert after is not None
                     return SessionPage(sessions, base64.urlsafe_b64encode(list_name + after).decode())
                 sessions.append(head)
-                after = hit.position
-            after = hits[-1].position
+            after = hit.position
         return SessionPage(sessions, None)
+
+    def heads(
+        self, *, owner: str | None = None, tag: str | None = None, after: bytes | None = None
+    ) -> Iterator[tuple[bytes, SessionHead | None]]:
+        """All sessions as `sessions` lists them, each with its place in that list; None in the place of one that has
+        not the tag, or cannot be read. `after` is the place to go on behind."""
+        for hit in self._listed(owner, tag, after):
+            head = self._head_of(hit.stream)
+            yield hit.position, head if head is not None and (tag is None or tag in head.tags) else None
+
+    def check_position(self, position: bytes, cursor: str, *, owner: str | None, tag: str | None) -> None:
+        """ValueError, naming the cursor, where this is no place in this list."""
+        try:
+            self._store.scan_index(
+                _index_of(owner, tag)[0], after=position, limit=0
+            )  # only a store knows its positions
+        except ValueError as error:
+            raise ValueError(f"{cursor[:80]!r} is no cursor of this store: {_CURSOR_ADVICE}") from error
 
     def with_open_runs(self) -> list[str]:
         """The ids of the sessions in which a run is open."""
@@ -288,14 +317,12 @@ class Archive:
         ids = (session_id_of(hit.stream) for hit in self._store.scan_index(Index.OUTBOX_DUE))
         return [id for id in ids if id is not None]
 
-    def _position(self, cursor: str, index: Index, list_name: bytes) -> bytes:
-        """The place behind which the page begins. TypeError, ValueError where this list has not given it."""
-        position = _from_cursor(cursor, list_name)
-        try:
-            self._store.scan_index(index, after=position, limit=0)  # only a store knows its positions
-        except ValueError as error:
-            raise ValueError(f"{cursor[:80]!r} is no cursor of this store: {_CURSOR_ADVICE}") from error
-        return position
+    def _listed(self, owner: str | None, tag: str | None, after: bytes | None) -> Iterator[IndexHit]:
+        """The index entries of the sessions of this owner, or else of this tag, or of all; the latest first."""
+        index, prefix = _index_of(owner, tag)
+        while hits := self._store.scan_index(index, prefix=prefix, after=after, limit=_PAGE_SCAN, newest_first=True):
+            yield from hits
+            after = hits[-1].position
 
     def _head_of(self, stream: str) -> SessionHead | None:
         session_id = session_id_of(stream)
@@ -355,6 +382,13 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         held = (start if held is None else held[0], end)
     if held is not None:
         yield held
+
+
+def _index_of(owner: str | None, tag: str | None) -> tuple[Index, bytes]:
+    """The index that lists these sessions, and what its entries of them begin with."""
+    if owner is not None:
+        return Index.OWNER, index_prefix(owner)
+    return (Index.TAG, index_prefix(tag)) if tag is not None else (Index.UPDATED, b"")
 
 
 def _list_name(owner: str | None, tag: str | None) -> bytes:

@@ -9,7 +9,8 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ InvalidTransition                a run cannot go from where it is to where it was told to
 ├─ UnknownRun                       no such run in this session
 ├─ UnknownSession                   no such session, or it was deleted
-├─ TooLarge                         also a ValueError: the session's metadata would be larger than fits
+├─ SessionExists                    there is a session of this id already
+├─ TooLarge                         also a ValueError: the session's metadata, or its edits, would be more than fits
 ├─ StaleTurn                        the turn is over: what came late was refused
 ├─ ApprovalRequired                 the run waits, stored, until somebody approves or denies its calls
 └─ ModelError
@@ -46,6 +47,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "RunFailed",
+    "SessionExists",
     "StaleTurn",
     "Stalled",
     "Superseded",
@@ -108,8 +110,13 @@ class UnknownSession(CallboardError):
     """There is no session of this id, or it was deleted meanwhile."""
 
 
+class SessionExists(CallboardError):
+    """There is a session of this id already, and it is left as it is. Nothing was stored."""
+
+
 class TooLarge(CallboardError, ValueError):
-    """With this change the session's metadata would be larger than fits. Nothing was changed."""
+    """With this change the session's metadata, or what edits left of its history, would be larger than fits. Nothing
+    was changed."""
 
 
 class StaleTurn(CallboardError):

@@ -37,7 +37,7 @@ from .session_records import (
     step_key,
 )
 
-__all__ = ["Change", "Ledger", "RunEnd"]
+__all__ = ["Change", "Ledger", "RunEnd", "message_id"]
 
 _NOTHING = Usage()
 
@@ -259,7 +259,7 @@ class Ledger:
         stored = [
             replace(
                 message,
-                id=_message_id(seq),  # never the caller's: a copied message would bring one that is taken
+                id=message_id(seq),  # never the caller's: a copied message would bring one that is taken
                 seq=seq,
                 run_id=run_id,
                 created_at_ms=message.created_at_ms or at_ms,
@@ -279,6 +279,14 @@ class Ledger:
             self._change(at_ms, queued_runs=_without(head.queued_runs, record.id))
         else:
             self._change(at_ms, run_count=head.run_count + 1)
+
+    def begin(self, head: SessionHead, rows: Iterable[Row], *, at_ms: int) -> SessionHead:
+        """The session begins with this head, and rows that belong to it, where there is none; the head as stored."""
+        assert self.head is None, "the session exists"
+        self.head = replace(head, created_at_ms=at_ms, updated_at_ms=at_ms)
+        self._rows += rows
+        self._change(at_ms)
+        return self.head
 
     def edit(self, record: EditRecord) -> None:
         """History loses what the record says, which is told the revision that this is."""
@@ -419,7 +427,7 @@ class Ledger:
 
 
 @lru_cache(8192)
-def _message_id(seq: int) -> str:
+def message_id(seq: int) -> str:
     """Kept, because those of short sessions come again in each: 0.05 us against 0.2, and one string for all."""
     return f"msg_{seq:08d}"
 

@@ -29,11 +29,14 @@ __all__ = [
     "TOOL_RESULT_BYTES_MAX",
     "check_agent_name",
     "check_author",
+    "check_count",
     "check_limit",
     "check_message_size",
     "check_metadata",
     "check_owner",
+    "check_reason",
     "check_run_id",
+    "check_seq",
     "check_session_id",
     "check_state_key",
     "check_tag",
@@ -173,14 +176,35 @@ def check_message_size(message: Message) -> int:
 
 def check_limit(value: object, *, maximum: int | None = None) -> int | None:
     """How many to give: None for all, or a whole number from 1, up to `maximum` where there is one."""
-    if value is None and maximum is None:
-        return None
+    return None if value is None and maximum is None else check_count(value, what="limit", maximum=maximum)
+
+
+def check_count(value: object, *, what: str = "count", maximum: int | None = None) -> int:
+    """How many: a whole number from 1, up to `maximum` where there is one; `what` is its name in errors."""
     upper = "" if maximum is None else f" to {maximum}"
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"limit must be a whole number from 1{upper}, not {_a(value)}")
+        raise TypeError(f"{what} must be a whole number from 1{upper}, not {_a(value)}")
     if value < 1 or (maximum is not None and value > maximum):
-        raise ValueError(f"limit must be from 1{upper}, not {value}")
+        raise ValueError(f"{what} must be from 1{upper}, not {value}")
     return value
+
+
+def check_seq(value: object) -> int:
+    """The place of a message: a whole number; 0 is before the first."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a place is a message's seq, a whole number, not {_a(value)}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"a place is a message's seq, from 0 to 2**63 - 1, not {value}")
+    return value
+
+
+def check_reason(value: object) -> str:
+    """Why somebody did what they did: "", or up to 2 000 characters that can be stored."""
+    if not isinstance(value, str):
+        raise TypeError(f"reason must be a string, not {_a(value)}")
+    if len(value) > REASON_CHARACTERS_MAX:
+        raise ValueError(f"reason has {len(value)} characters, more than the {REASON_CHARACTERS_MAX} that fit")
+    return cast("str", json_copy(value, "reason"))
 
 
 def storable_reason(text: str) -> str:

@@ -1,6 +1,5 @@
 """The public handle on one conversation. It holds no state: any number of handles may speak of one session."""
 
-import math
 import time
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
@@ -23,10 +22,10 @@ from .limits import (
     check_tags,
 )
 from .message import Message, Part, Role
-from .reentry import check_not_held, current_held_turns
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .scopes import OwnerState, SessionState
+from .session_history import SessionHistory
 from .session_messages import (
     Append,
     CancelRun,
@@ -44,7 +43,7 @@ from .session_records import SessionDefaults, SessionHead, copy_metadata
 __all__ = ["Session"]
 
 
-class Session:
+class Session(SessionHistory):
     """One conversation, shared by any number of agents and callers. Made in the store by the first write.
 
     Args:
@@ -233,10 +232,4 @@ class Session:
         return await self._ref.ask(DeleteSession())
 
     def _append(self, messages: list[Message]) -> Awaitable[list[Message]]:
-        append = Append(new_number(), tuple(messages), self.defaults)
-        # No deadline of its own: it waits for the turns before it, each of which has one.
-        if not current_held_turns():  # no turn waits for this
-            return self._ref.ask(append, timeout_s=math.inf)
-        check_not_held(self.id, "adding a message")
-        wait = self.runtime.turn_waits.wait(self.id)
-        return wait.sent(lambda: self._ref.ask_nowait(append, timeout_s=math.inf), "adding a message").wait()
+        return self._in_turn(Append(new_number(), tuple(messages), self.defaults), "adding a message")

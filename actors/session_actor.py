@@ -22,6 +22,7 @@ from .history import History, history_of
 from .ledger import Ledger, RunEnd
 from .outcomes import OUTCOMES_KEPT_MS, Outcomes
 from .run_record import RunRecord
+from .session_edits import EditableSession
 from .session_messages import (
     CreateRun,
     CreateSession,
@@ -35,7 +36,6 @@ from .session_messages import (
 )
 from .session_reads import journaled_usage, open_runs_of
 from .session_records import SessionHead
-from .session_state import StatefulSession
 from .session_stops import StoppableSession
 from .turns import Entry, TurnQueue
 
@@ -47,7 +47,7 @@ _SESSION_BYTES = 4300
 """A session in memory beside its head and its messages: actor, ledger, turn queue (CPython 3.11, tracemalloc)."""
 
 
-class SessionActor(StatefulSession, StoppableSession):
+class SessionActor(EditableSession, StoppableSession):
     """See the module's text. `outcomes_kept_ms` is how long the outcome of an idempotency key counts."""
 
     def __init__(self, id: ActorId, *, outcomes_kept_ms: int = OUTCOMES_KEPT_MS) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 from ..runtime.options import check_number
 from .archive import Archive, SessionPage
 from .host import Runtime
-from .limits import check_limit, check_owner, check_session_id, check_tag
+from .limits import check_count, check_limit, check_owner, check_session_id, check_tag
+from .message import Role
 from .retention import RETENTION_KIND, ExpireEvery, Expiry, Retention, check_policies, expire
+from .search import SearchPage, Wanted
 from .session import Session
 from .session_messages import CreateSession, ReadHead
+from .session_search import Filters, search_sessions
 
 __all__ = ["SessionManager"]
 
@@ -75,6 +78,34 @@ class SessionManager:
         return Archive(self._runtime.store).sessions(
             owner=check_owner(owner), tag=check_tag(tag), updated_after_ms=updated_after, limit=limit, cursor=cursor
         )
+
+    async def search(
+        self,
+        text: str,
+        *,
+        owner: str | None = None,
+        tag: str | None = None,
+        role: Role | None = None,
+        author: str | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> SearchPage:
+        """The messages in which all words of `text` occur: those of the session that changed last come first, and of
+        each session the latest. Words, filters and errors as with `Session.search`.
+
+        Args:
+            owner, tag: only in sessions that have it.
+            role, author: only messages of these.
+            limit: 1 to 1000 hits.
+            cursor: `page.cursor` of the page before, asked with the same words and filters. A session that changes
+                meanwhile may be missed; no message comes twice.
+
+        Cost: goes through the messages, some 100 000 a second, in a worker thread.
+        """
+        check_count(limit, what="limit", maximum=PAGE_MAX)
+        wanted = Wanted.of(text, role=role, author=author)
+        filters = Filters(check_owner(owner), check_tag(tag))
+        return await search_sessions(self._runtime.store, filters, wanted, limit=limit, cursor=cursor)
 
     async def delete(self, id: str) -> bool:
         """Drop a session with all its content; False where there was none."""
