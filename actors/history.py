@@ -1,7 +1,8 @@
 """The messages of one session, as far as its actor needs them in memory.
 
 Nothing is read until somebody wants it: a session that is only appended to, or only read at its end, never loads its
-past. What is staged but not durable is always kept, because the store does not have it yet.
+past, and one whose model sees it through a window loads what the window may show. What is staged but not durable is
+always kept, because the store does not have it yet.
 
 A message's place is its `seq`, not where it stands in a list: one that cannot be read leaves a hole, and so does an
 edit. What an edit removes is given to no turn from then on, and to no reader once the edit is durable.
@@ -9,17 +10,26 @@ edit. What an edit removes is given to no turn from then on, and to no reader on
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 
 from .archive import Archive
 from .message import Message
-from .seq_ranges import Ranges, count_visible, visible_messages
+from .seq_ranges import Ranges, count_visible, first_of_latest, last_of_earliest, visible_messages
 from .session_records import SessionHead
+from .window import ExcerptNeed
 
 __all__ = ["History", "history_of"]
 
 _MESSAGE_BYTES = 350
 """A message in memory beside its texts, its own strings included (CPython 3.11, tracemalloc)."""
+
+_LOADED_AT_FIRST = 64
+"""Messages, where it is not known yet how many have the characters that are needed."""
+_BEGINNING_MAX = 64
+"""The most first messages that a window shows (window.py)."""
+_CHARACTERS_MIN = 32
+"""What a message counts beside its own: it is four tokens and more."""
 
 _seq = attrgetter("seq")
 
@@ -33,8 +43,8 @@ class History:
     """
 
     __slots__ = (
-        "_archive", "_durable_count", "_messages", "_removed", "_removed_durably", "_session_id", "_staged",
-        "size_bytes",
+        "_archive", "_beginning", "_durable_count", "_loaded_from", "_messages", "_removed", "_removed_durably",
+        "_session_id", "_staged", "size_bytes",
     )  # fmt: skip
 
     def __init__(self, archive: Archive, session_id: str, *, durable_count: int, removed: Ranges = ()) -> None:
@@ -42,7 +52,9 @@ class History:
         self._session_id = session_id
         self._durable_count = durable_count
         self._removed = self._removed_durably = removed
-        self._messages: list[Message] | None = None  # all that readers see, once they were loaded
+        self._messages: list[Message] | None = None  # what readers see from this place on, once it was loaded
+        self._loaded_from = 1
+        self._beginning: list[Message] | None = None  # the first ones, where not all are loaded
         self._staged: list[Message] = []
         self.size_bytes = 0
 
@@ -52,16 +64,83 @@ class History:
         Raises:
             StoreError: it could not be read. Nothing changed.
         """
-        if self._messages is None:
-            removed, last = self._removed_durably, self._durable_count
-            stored = self._archive.messages_between(self._session_id, 1, last, removed=removed)
-            count = count_visible(removed, 1, last)
-            if len(stored) != count:
-                self._archive.damage.report(
-                    f"history of session {self._session_id!r}",
-                    f"{count} messages were stored, {len(stored)} can be read",
-                )
-            self._keep(stored)
+        self._load_from(1)
+
+    def load_for(self, need: ExcerptNeed) -> None:
+        """Read what is not in memory yet, so that `excerpt` has what it needs. Raises as `load`.
+
+        Cost: that of what is read; once it is in memory, that of looking at as many messages as are needed.
+        """
+        count = _LOADED_AT_FIRST if need.messages is None else need.messages
+        while self._messages is None or self._loaded_from > 1:
+            if self._messages is not None:
+                left = visible_messages(self._messages, self._removed)
+                needed = self._latest_count(left, (), need)
+                if needed == need.messages or needed < len(left):
+                    break
+            first = first_of_latest(self._removed, self._durable_count, count)
+            self._load_from(first if count_visible(self._removed, 1, first - 1) else 1)
+            count *= 2
+        if self._loaded_from > 1 and self._beginning is None:
+            last = last_of_earliest(self._removed_durably, 1, self._loaded_from - 1, _BEGINNING_MAX)
+            removed = self._removed_durably
+            self._beginning = self._archive.messages_between(self._session_id, 1, last, removed=removed)
+
+    def excerpt(self, need: ExcerptNeed, *, staged: bool) -> tuple[list[Message], int, int]:
+        """The first and the latest messages that are in memory, how many of them are first ones, and how many are
+        missing between; `staged` ones included or not. Behind `load_for`; it cannot fail.
+
+        Cost: that of what it gives.
+        """
+        latest, added, removed = self._messages or [], self._staged, self._removed
+        if not staged:
+            added, removed = [], self._removed_durably
+        if removed is not self._removed_durably:
+            latest, added = visible_messages(latest, removed), visible_messages(added, removed)
+        count = self._latest_count(latest, added, need)
+        shown = [*latest[max(0, len(latest) + len(added) - count) :], *added[max(0, len(added) - count) :]]
+        if len(shown) == len(latest) + len(added) and self._loaded_from == 1:
+            return shown, 0, 0
+        first = shown[0].seq if shown else self._durable_count + 1
+        beginning = latest if self._loaded_from == 1 else visible_messages(self._beginning or [], removed)
+        beginning = [message for message in beginning[: need.first] if message.seq < first]
+        if self._loaded_from == 1:
+            total = len(latest) + len(added)
+        else:
+            total = count_visible(removed, 1, first - 1) + len(shown)
+        return [*beginning, *shown], len(beginning), total - len(beginning) - len(shown)
+
+    def _latest_count(self, latest: Sequence[Message], added: Sequence[Message], need: ExcerptNeed) -> int:
+        """How many of the latest are needed; all there are, where that is not enough."""
+        there = len(latest) + len(added)
+        if need.characters is None:
+            assert need.messages is not None, "a need has a bound"
+            return min(need.messages, there)
+        count_max = there if need.messages is None else min(need.messages, there)
+        count = characters = 0
+        for message in chain(reversed(added), reversed(latest)):
+            if count == count_max or characters >= need.characters:
+                break
+            count += 1
+            characters += _CHARACTERS_MIN + len(message.text) + sum(len(call.arguments) for call in message.tool_calls)
+        return count
+
+    def _load_from(self, first: int) -> None:
+        """Read what is not in memory from this place on."""
+        if self._messages is not None and first >= self._loaded_from:
+            return
+        removed = self._removed_durably
+        last = self._durable_count if self._messages is None else self._loaded_from - 1
+        stored = self._archive.messages_between(self._session_id, first, last, removed=removed)
+        count = count_visible(removed, first, last)
+        if len(stored) != count:
+            self._archive.damage.report(
+                f"history of session {self._session_id!r}",
+                f"{count} messages were stored, {len(stored)} can be read",
+            )
+        self._messages = [*stored, *(self._messages or ())]
+        self.size_bytes += _size_bytes(stored)
+        self._loaded_from = first
 
     def whole(self) -> tuple[Message, ...]:
         """All messages, staged ones included, as edits have left them; raises as `load`.
@@ -95,6 +174,7 @@ class History:
             if self._messages is not None:
                 kept, self._messages, self.size_bytes = visible_messages(self._messages, removed), None, 0
                 self._keep(kept)
+            self._beginning = None
 
     def read(self, first: int, last: int) -> list[Message]:
         """The messages from place `first` to place `last`, both included, staged ones too; those that edits have
@@ -120,7 +200,7 @@ class History:
     def _stored(self, first: int, last: int) -> list[Message]:
         if first > last:
             return []
-        if self._messages is None:
+        if self._messages is None or first < self._loaded_from:
             return self._archive.messages_between(self._session_id, first, last, removed=self._removed_durably)
         start = bisect_left(self._messages, first, key=_seq)
         return self._messages[start : bisect_right(self._messages, last, lo=start, key=_seq)]

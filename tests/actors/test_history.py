@@ -6,7 +6,9 @@ from hypothesis import given, strategies as st
 from callboard import Message, StoreUnavailable
 from callboard.actors.archive import Archive
 from callboard.actors.history import History
+from callboard.actors.seq_ranges import Ranges, add_range
 from callboard.actors.session_records import message_key, message_rows, stream_of
+from callboard.actors.window import ExcerptNeed
 from callboard.store import Batch, MemoryStore, Row, Table
 
 
@@ -155,3 +157,99 @@ def test_what_whole_gave_is_not_changed_by_what_comes_later() -> None:
     stored.extend(1)
 
     assert len(before) == 1
+
+
+# What a window needs --------------------------------------------------------------------------------------------------
+
+
+def need(first: int, messages: int | None, characters: int | None = None) -> ExcerptNeed:
+    return ExcerptNeed(first, messages, characters)
+
+
+def test_a_windows_excerpt_reads_its_ends_and_not_what_lies_between() -> None:
+    stored = Stored(10_000)
+    stored.store.rows_read = 0
+    stored.history.load_for(need(3, 50))
+
+    messages, first_ones, missing = stored.history.excerpt(need(3, 50), staged=True)
+
+    assert [message.seq for message in messages] == [1, 2, 3, *range(9_951, 10_001)]
+    assert (first_ones, missing) == (3, 9_947)
+    assert stored.store.rows_read < 10  # rows hold up to 32 messages here
+    read_once = stored.store.rows_read
+    stored.history.load_for(need(3, 50))
+    assert stored.store.rows_read == read_once
+
+
+def test_an_excerpt_by_characters_reads_until_it_has_them() -> None:
+    stored = Stored(2_000)
+    stored.history.load_for(need(0, None, 20_000))
+
+    messages, _, missing = stored.history.excerpt(need(0, None, 20_000), staged=True)
+
+    counted = sum(32 + len(each.text) for each in messages)
+    assert 20_000 <= counted < 20_000 + 32 + len(messages[0].text)
+    assert len(messages) + missing == 2_000
+
+
+@given(
+    st.integers(0, 120),
+    st.integers(0, 10),
+    st.lists(st.tuples(st.integers(1, 130), st.integers(0, 20)), max_size=3),
+    st.integers(0, 12),
+    st.integers(1, 60),
+    st.one_of(st.none(), st.integers(1, 4_000)),
+    st.booleans(),
+)
+def test_an_excerpt_is_the_beginning_and_the_end_of_all_there_is(
+    count: int,
+    staged: int,
+    edits: list[tuple[int, int]],
+    first: int,
+    messages: int,
+    characters: int | None,
+    loaded_before: bool,
+) -> None:
+    removed: Ranges = ()
+    for start, length in edits:
+        if start + length <= count:
+            removed = add_range(removed, start, start + length)
+    stored = Stored(count)
+    history = History(Archive(stored.store), "s", durable_count=count, removed=removed)
+    if loaded_before:
+        history.load_for(need(1, 5))
+    wanted = need(first, messages, characters)
+    history.load_for(wanted)
+    history.extend([message(count + n) for n in range(1, staged + 1)])
+
+    given_messages, first_ones, missing = history.excerpt(wanted, staged=True)
+    durable, _, _ = history.excerpt(wanted, staged=False)
+
+    everything = [each.seq for each in history.whole()]
+    shown = [each.seq for each in given_messages]
+    assert len(shown) + missing == len(everything)
+    assert shown == (
+        everything if not missing else everything[:first_ones] + everything[len(everything) - len(shown) + first_ones :]
+    )
+    assert first_ones <= first
+    enough = len(shown) - first_ones >= messages or missing == 0
+    assert enough or sum(32 + len(each.text) for each in given_messages[first_ones:]) >= (characters or 10**9)
+    assert all(each.seq <= count for each in durable)
+
+
+def test_an_edit_while_a_window_is_loaded_changes_both_ends() -> None:
+    stored = Stored(1_000)
+    stored.history.load_for(need(4, 10))
+    stored.history.remove(((2, 3), (996, 1_000)))
+    stored.history.load_for(need(4, 10))
+    staged, _, _ = stored.history.excerpt(need(4, 10), staged=True)
+    seen, _, _ = stored.history.excerpt(need(4, 10), staged=False)
+    stored.history.durable(1_000, ((2, 3), (996, 1_000)))
+    stored.history.load_for(need(4, 10))
+
+    messages, first_ones, missing = stored.history.excerpt(need(4, 10), staged=False)
+
+    assert [each.seq for each in seen] == [1, 2, 3, 4, *range(991, 1_001)]
+    assert [each.seq for each in staged] == [1, 4, 5, 6, *range(986, 996)]
+    assert [each.seq for each in messages] == [1, 4, 5, 6, *range(986, 996)]
+    assert (first_ones, missing) == (4, 995 - 2 - 14)
