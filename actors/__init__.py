@@ -4,6 +4,8 @@ message, conversation, limits               what is said, and what is fit to be 
 perspective                                 a shared history, as the model of one agent gets it
 run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
 archive, history                            reading what is stored
+seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
+                                            by pages, forked, searched
 session_messages, session_reads, session_turns, session_actor   the actor that is one session
 agent_actor, execution, attempts, answer_check, persistence, spans, reentry, event_queue   the actor that is one agent,
                                             and the runs that it supervises

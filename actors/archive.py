@@ -299,10 +299,9 @@ class Archive:
 
     def check_position(self, position: bytes, cursor: str, *, owner: str | None, tag: str | None) -> None:
         """ValueError, naming the cursor, where this is no place in this list."""
+        index, _ = _index_of(owner, tag)
         try:
-            self._store.scan_index(
-                _index_of(owner, tag)[0], after=position, limit=0
-            )  # only a store knows its positions
+            self._store.scan_index(index, after=position, limit=0)  # only a store knows its positions
         except ValueError as error:
             raise ValueError(f"{cursor[:80]!r} is no cursor of this store: {_CURSOR_ADVICE}") from error
 

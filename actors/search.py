@@ -33,7 +33,7 @@ class SearchHit(Struct, frozen=True):
 
 
 class SearchPage(Struct, frozen=True):
-    """Some hits. `cursor` goes on behind them; None where everything was looked through. It may lead to no more hits."""
+    """Some hits. `cursor` goes on behind them, maybe to no more hits; None where everything was looked through."""
 
     hits: list[SearchHit]
     cursor: str | None
