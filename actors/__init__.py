@@ -6,9 +6,11 @@ run_record, turns, ledger, session_records, budgets  state machines and records 
 archive, history                            reading what is stored
 seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
                                             by pages, forked, searched
-session_messages, session_reads, session_turns, session_actor   the actor that is one session
-agent_actor, execution, attempts, answer_check, persistence, spans, reentry, event_queue   the actor that is one agent,
-                                            and the runs that it supervises
+session_messages, session_reads, session_waits, session_turns, session_stops, session_actor   the actor that is one
+                                            session; quiet and outcomes: input that is held, keys that were answered
+agent_requests, agent_actor, execution, attempts, answer_check, persistence, spans, reentry   the actor that is one
+                                            agent, and the runs that it supervises
+run_wishes, run_outcome, run_feeds, event_queue   what others want of a run, and get of it
 model, openai_chat, fallback                what answers
 exchange, provider_gate, retry, throttle    one request and its answer, and when it may be made, and made again
 wire_request, wire_answer, wire_errors, tool_call_joiner, wire_usage, sse   the chat completions API on the wire, pure
@@ -24,7 +26,8 @@ team_flows, team_turns, team_tools          who of a team speaks next, and how i
 team, team_chat, team_line                  agents that answer together
 event_rows, event_log, session_events, boards, event_stream   what happens in a session, for its readers
 run_observing, run_context, run_log   what runs do, for observers and for logs
-host, session, session_manager, agent, chat_input, chat_stream, run, reply   the public handles
+host, session, session_manager, agent, chat_input, chat_options, chat_stream, submission, hand_made_turn, run, reply
+                                            the public handles
 errors, ids, per_loop
 """
 
@@ -33,6 +36,7 @@ from .agent_spec import RunPolicy
 from .approvals import ApprovalRequest, Denied
 from .archive import SessionPage
 from .budgets import Budget, Exceeded, Price, Prices, Spending
+from .chat_options import ChatOptions
 from .chat_stream import ChatStream
 from .dialect import Dialect
 from .edit_record import Audit, EditRecord
@@ -45,6 +49,7 @@ from .errors import (
     Busy,
     ContextOverflow,
     InvalidTransition,
+    KeyReused,
     ModelError,
     ModelUnavailable,
     RateLimited,
@@ -54,6 +59,7 @@ from .errors import (
     SessionExists,
     StaleTurn,
     Stalled,
+    Superseded,
     TooLarge,
     Truncated,
     UnknownRun,
@@ -61,6 +67,7 @@ from .errors import (
 )
 from .event_stream import EventStream
 from .fallback import FallbackMember, FallbackModel
+from .hand_made_turn import HandMadeTurn
 from .host import Runtime
 from .instructions import InstructionContext, Template
 from .message import Message, ToolCall, Usage
@@ -71,7 +78,7 @@ from .output import Output
 from .perspective import GO_ON, NoInput
 from .pooled_transport import PooledTransport
 from .providers import PROVIDERS, Provider
-from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
+from .reply import ApprovalRequested, AttemptFailed, Delivered, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
 from .retention import Expiry, Retention
 from .retry import RetryPolicy
 from .run import Run
@@ -92,6 +99,7 @@ from .session_events import (
 from .session_manager import SessionManager
 from .session_records import ForkOrigin, SessionHead
 from .state import ScopedState
+from .submission import Submission
 from .tools import Tool, ToolContext, tool
 
 __all__ = [
@@ -110,8 +118,10 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "Busy",
+    "ChatOptions",
     "ChatStream",
     "ContextOverflow",
+    "Delivered",
     "Delta",
     "Denied",
     "Dialect",
@@ -123,9 +133,11 @@ __all__ = [
     "FallbackMember",
     "FallbackModel",
     "ForkOrigin",
+    "HandMadeTurn",
     "HistoryEdited",
     "InstructionContext",
     "InvalidTransition",
+    "KeyReused",
     "Message",
     "MessageAdded",
     "MessagePage",
@@ -176,6 +188,8 @@ __all__ = [
     "Spending",
     "StaleTurn",
     "Stalled",
+    "Submission",
+    "Superseded",
     "Template",
     "TooLarge",
     "Tool",

@@ -7,30 +7,34 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from types import UnionType
-from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, TypeAlias, TypeVar, Unpack, cast, overload
 
 from msgspec.structs import replace
 
 from ..runtime.ref import PendingReply, Ref
-from .agent_actor import Resume, StartRun
+from .agent_requests import Resume, StartRun, SubmitRun
 from .agent_spec import AgentSpec, RunPolicy
 from .approvals import Approver, Verdict, as_decisions
 from .budgets import Spending
 from .chat_input import ChatInput, as_input
+from .chat_options import ChatOptions
 from .chat_stream import ChatStream
 from .host import Runtime
 from .ids import new_id
 from .instructions import Instructions, check_instructions
-from .limits import check_agent_name
+from .limits import check_agent_name, check_run_id
 from .message import Message
 from .model import Model, ModelSettings
+from .outcomes import key_of
 from .output import Output
 from .reentry import check_not_held, current_held_turns
 from .reply import OutputT, Reply
 from .session import Session
+from .session_messages import When
 from .session_records import SessionDefaults
+from .submission import Submission
 from .tools import Tool, ToolFunction, ToolSet
-from .turns import OVERLAPS, Overlap
+from .turns import Overlap, check_overlap
 
 __all__ = ["Agent"]
 
@@ -99,6 +103,7 @@ class Agent(Generic[OutputT]):
             session_of=partial(Session, owner),
             approver=_checked_approver(approver),
             boards=owner.boards,
+            listeners=owner.feeds,
             observers=owner.run_observers,
         )
         self._spec.check_priced(self._spec.policy.budget)
@@ -129,63 +134,46 @@ class Agent(Generic[OutputT]):
         """
         has = [tool for name in self._spec.tools.names if (tool := self._spec.tools.get(name)) is not None]
         other = copy.copy(self)
-        other._spec = dataclasses.replace(self._spec, tools=ToolSet([*has, *tools]), listeners={})
+        other._spec = dataclasses.replace(self._spec, tools=ToolSet([*has, *tools]))
         other._ref = self._runtime.agent_actor(other._spec, self._runtime.next_agent_key(self.name))
         return other
 
     @overload
     async def chat(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: None = None,
+        self, messages: ChatInput, *, output: None = None, **options: Unpack[ChatOptions]
     ) -> Reply[OutputT]: ...
 
     @overload
     async def chat(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: type[FormT],
+        self, messages: ChatInput, *, output: type[FormT], **options: Unpack[ChatOptions]
     ) -> Reply[FormT]: ...
 
     @overload
-    async def chat(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: OtherForm,
-    ) -> Reply[Any]: ...
+    async def chat(self, messages: ChatInput, *, output: OtherForm, **options: Unpack[ChatOptions]) -> Reply[Any]: ...
 
     async def chat(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: type[Any] | OtherForm | None = None,
+        self, messages: ChatInput, *, output: type[Any] | OtherForm | None = None, **options: Unpack[ChatOptions]
     ) -> Reply[Any]:
         """Answer in one turn: the input and all that the run wrote become history together, or not at all.
 
         Args:
             messages: a user's text, a message, or several; or GO_ON: the agent answers what history ends with.
             session: instead of the agent's own.
-            overlap: when a turn runs already: "queue" behind it, in the order of the calls, or "reject" with Busy. At
-                most 1 000 may wait in one session.
+            overlap: what happens where a turn runs already, instead of the session's own way. At most 1 000 may wait in
+                one session. What becomes of an input is reported by `Delivered` events.
+                "queue": behind it, in the order of the calls.
+                "reject": Busy.
+                "merge": behind it; inputs to this agent that wait side by side are answered together, in one turn.
+                "debounce": as "merge", and also where no turn runs: once no further input came for
+                `Session(debounce_s=)` seconds.
+                "latest": behind it; a newer one takes the place of an older one to this agent, which is Superseded.
+                "interrupt": next, and the turn that runs is stopped; what it has written stays, marked as interrupted.
+                "rollback": next, and the turn that runs is stopped and leaves nothing.
+                "steer": into it, before its next model call, whichever agent's it is; or behind it, where there is
+                none. The reply is that of the run that took it in.
+            key: an idempotency key of yours. Sent again with it, the same input of the same agent is not run again: the
+                call joins the run under way, or gets the stored outcome, or the run goes on where it was interrupted,
+                for as long as `Runtime(outcomes_kept_s=)` says.
             spending: a budget that this run shares with others. RunPolicy.budget is that of each run alone.
             keep_input: where the turn ends without an answer (failed, cancelled, interrupted, paused), its input stands
                 in history all the same; once, however often it is retried or resumed.
@@ -201,68 +189,68 @@ class Agent(Generic[OutputT]):
                 It is BadOutput where the model could not give what `output` asks for, Refusal where it would not.
             ApprovalRequired: the run waits, stored, for verdicts on calls of it; history is as before the turn.
             UnknownSession: the session was deleted meanwhile.
-            Busy: with "reject", or where 1 000 wait already.
+            Busy: with "reject", or where 1 000 wait already. Superseded: see `overlap`.
+            KeyReused: the key stands for another request.
             CyclicAsk: called, directly or through other agents, by a tool that works in a turn of the very session; or
                 in a turn that others wait for, which have the session's turn or come before this one.
             Rejected: it did not run.
             TypeError, ValueError: the input is no good.
 
         Cancellation: the model call is cut off at once, the run is marked cancelled, history is as before the turn;
-            only where the commit of the whole turn was on its way already, the turn is stored.
+            only where the commit of the whole turn was on its way already, the turn is stored. A run that others wait
+            for too, by its key or because their input was merged into it, goes on.
         """
-        request = self._request(messages, session, overlap, output=output, spending=spending, keep_input=keep_input)
-        return await self._start(request).wait()
+        return await self._start(self._chat_request(messages, output=output, **options)).wait()
 
     @overload
     def stream(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: None = None,
+        self, messages: ChatInput, *, output: None = None, **options: Unpack[ChatOptions]
     ) -> "ChatStream[OutputT]": ...
 
     @overload
     def stream(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: type[FormT],
+        self, messages: ChatInput, *, output: type[FormT], **options: Unpack[ChatOptions]
     ) -> "ChatStream[FormT]": ...
 
     @overload
     def stream(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: OtherForm,
+        self, messages: ChatInput, *, output: OtherForm, **options: Unpack[ChatOptions]
     ) -> "ChatStream[Any]": ...
 
     def stream(
-        self,
-        messages: ChatInput,
-        *,
-        session: Session | None = None,
-        overlap: Overlap = "queue",
-        spending: Spending | None = None,
-        keep_input: bool = False,
-        output: type[Any] | OtherForm | None = None,
+        self, messages: ChatInput, *, output: type[Any] | OtherForm | None = None, **options: Unpack[ChatOptions]
     ) -> "ChatStream[Any]":
         """Like `chat`, with its events as they come: `async with agent.stream("...") as stream: async for event in
         stream: ...`, and then `stream.reply`. Left early, the run is cancelled."""
-        request = self._request(messages, session, overlap, output=output, spending=spending, keep_input=keep_input)
-        return ChatStream(self._spec, request, self._start)
+        return ChatStream(self._spec, self._chat_request(messages, output=output, **options), self._start)
+
+    async def submit(self, messages: ChatInput, **options: Unpack[ChatOptions]) -> Submission[OutputT]:
+        """Have the input answered by and by: returns once it is stored that it will be.
+
+        The run goes on whatever becomes of the caller. One that its process did not live to end is marked as
+        interrupted, and goes on with `resume`, or with the same input and key. Within a turn, too, nothing waits for
+        it.
+
+        Args:
+            messages, options: as with `chat`; the agent needs a session. With a key that is known, the submission is of
+                the run that has it.
+
+        Raises:
+            Rejected, Failed: it is not stored. Unknown: it may be; submit it again with the same key.
+            KeyReused, TypeError, ValueError: as with `chat`.
+        """
+        request = self._chat_request(messages, output=None, waits=False, **options)
+        if request.session_id is None:
+            raise TypeError("what is submitted is stored in a session: give the Agent one, or pass session=")
+        run_id = await self._ref.ask(SubmitRun(request), timeout_s=math.inf)
+        return Submission(self._spec, self._runtime.session_actor(request.session_id), run_id)
+
+    def submission(self, run_id: str, *, session: Session | None = None) -> Submission[OutputT]:
+        """The submission of this run, in whatever process it was made. Whether there is such a run, its calls say."""
+        session = self._checked_session(session)
+        if session is None:
+            raise TypeError("a run is looked for in its session: give the Agent one, or pass session=")
+        return Submission(self._spec, self._runtime.session_actor(session.id), check_run_id(run_id))
 
     @overload
     async def resume(
@@ -336,13 +324,19 @@ class Agent(Generic[OutputT]):
         return await self._start(request).wait()
 
     async def cancel_run(
-        self, run_id: str, *, session: Session | None = None, reason: str = "cancelled by hand"
+        self,
+        run_id: str,
+        *,
+        session: Session | None = None,
+        reason: str = "cancelled by hand",
+        when: When = "now",
+        keep_partial: bool = False,
     ) -> bool:
         """`Session.cancel_run`, in the agent's session or another."""
         session = self._checked_session(session)
         if session is None:
             raise TypeError("a run is cancelled in its session: give the Agent one, or pass session=")
-        return await session.cancel_run(run_id, reason=reason)
+        return await session.cancel_run(run_id, reason=reason, when=when, keep_partial=keep_partial)
 
     def _start(self, request: StartRun) -> PendingReply[Reply]:
         def send() -> PendingReply[Reply]:
@@ -359,23 +353,33 @@ class Agent(Generic[OutputT]):
             raise ValueError(f"session {session.id!r} belongs to another runtime than agent {self.name!r}")
         return session
 
-    def _request(
+    def _chat_request(
         self,
         messages: ChatInput,
-        session: Session | None,
-        overlap: Overlap,
         *,
         output: type | OtherForm | None,
-        spending: Spending | None,
-        keep_input: bool,
+        waits: bool = True,
+        session: Session | None = None,
+        overlap: Overlap | None = None,
+        key: str | None = None,
+        spending: Spending | None = None,
+        keep_input: bool = False,
     ) -> StartRun:
         session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
-        request = self._start_run(
-            run_id, tuple(as_input(messages, in_session=session is not None)), session, overlap, output=output
-        )
-        if spending is None and not keep_input:
+        said = tuple(as_input(messages, in_session=session is not None))
+        if key is not None and session is None:
+            raise TypeError("key= needs a session, which keeps what came of it")
+        policy = check_overlap(overlap) if overlap is not None else "queue" if session is None else session.overlap
+        request = self._start_run(run_id, said, session, policy, output=output, waits=waits)
+        if spending is None and not keep_input and key is None and policy == "queue":
             return request
-        return replace(request, spending=self._checked_spending(spending), keep_input=bool(keep_input))
+        return replace(
+            request,
+            key=key_of(key, self.name, said) if key is not None else None,
+            quiet_s=session.debounce_s if session is not None else 0.0,
+            spending=self._checked_spending(spending),
+            keep_input=bool(keep_input),
+        )
 
     def _checked_spending(self, spending: object) -> Spending | None:
         if spending is not None and not isinstance(spending, Spending):
@@ -392,10 +396,12 @@ class Agent(Generic[OutputT]):
         *,
         output: type | OtherForm | None,
         resume: Resume | None = None,
+        waits: bool = True,
     ) -> StartRun:
-        if overlap not in OVERLAPS:
-            raise ValueError(f"there is no overlap policy {overlap!r}: use one of {', '.join(OVERLAPS)}")
-        if session is not None and overlap == "queue":
+        """`waits` says whether the caller, and so the turn that it may have, waits for the run."""
+        waits = waits and session is not None and overlap != "reject"
+        if waits:
+            assert session is not None
             check_not_held(session.id, f"the chat with agent {self.name!r}")
         return StartRun(
             run_id=run_id,
@@ -403,8 +409,8 @@ class Agent(Generic[OutputT]):
             session_id=session.id if session is not None else None,
             overlap=overlap,
             defaults=session.defaults if session is not None else SessionDefaults(),
-            within=current_held_turns(),
-            wait=self._runtime.turn_waits.wait(session.id) if session is not None and overlap == "queue" else None,
+            within=current_held_turns() if waits or session is None or overlap == "reject" else (),
+            wait=self._runtime.turn_waits.wait(session.id) if session is not None and waits else None,
             output=None if output is None else Output.of(output),
             resume=resume,
         )

@@ -17,73 +17,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..runtime.actor import Actor, handles
 from ..runtime.budget import Backoff
 from ..runtime.context import Context, Ticket
-from ..runtime.envelope import Request
 from ..runtime.errors import ActorFailed, Failed, Stopping, Unknown, UnknownActor
 from ..runtime.identity import ActorId
 from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
+from .agent_requests import Resume, StartRun, SubmitRun
 from .agent_spec import AgentSpec
-from .approvals import Decisions
-from .budgets import Spending
 from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, UnknownSession
 from .execution import Execution
-from .message import Message
 from .model import Model
-from .output import Output
-from .reentry import HeldTurn, TurnWait
-from .reply import Reply
+from .outcomes import ON_KEY
+from .run_outcome import reply_of
 from .run_record import RunRecord
 from .session_messages import (
+    AcceptRun,
     BeginTurn,
     CancelTurn,
+    Delivery,
+    Followers,
     Grant,
+    Joined,
     ResumeTurn,
+    Steered,
     StopRun,
     TurnRevoked,
-    messages_size_bytes,
+    Unfollow,
+    WaitRun,
 )
-from .session_records import SESSION_KIND, SessionDefaults
-from .turns import Overlap
+from .session_records import SESSION_KIND
 
-__all__ = ["AGENT_KIND", "AgentActor", "Resume", "StartRun"]
+__all__ = ["AGENT_KIND", "AgentActor"]
 
 AGENT_KIND = "agent"
 
 _SESSION_DOWN = Backoff(first_s=0.25, max_s=5.0)
 """The pauses between two requests to end a turn, to a session that has failed or was stopped."""
-
-
-class Resume(Struct, frozen=True):
-    """That a run goes on: the turn that it had last, and the verdicts on what it waited for then."""
-
-    turn: int
-    decisions: Decisions
-
-
-class StartRun(Request[Reply], frozen=True):
-    """Run the agent on this input, in a turn of the session or without a session; or go on with a run of it."""
-
-    run_id: str
-    input: tuple[Message, ...]
-    session_id: str | None
-    overlap: Overlap
-    defaults: SessionDefaults
-    # Live, hence within this process only: the turns that wait for the run, its own wait for a turn, the form of its
-    # answer, and what it spends together with others.
-    within: tuple[HeldTurn, ...] = ()
-    wait: TurnWait | None = None
-    output: Output | None = None
-    spending: Spending | None = None
-    resume: Resume | None = None
-    keep_input: bool = False
-    retry_of: str = ""
-
-    def size_bytes(self) -> int:
-        return messages_size_bytes(self.input)
 
 
 class _Begin(Struct, frozen=True):
@@ -92,6 +65,20 @@ class _Begin(Struct, frozen=True):
     run_id: str
     session_id: str
     status_if_given_up: Literal["cancelled", "interrupted"] = "cancelled"
+
+
+class _Accept(Struct, frozen=True):
+    """The tag of an AcceptRun."""
+
+    run_id: str
+    session_id: str
+
+
+class _Wait(Struct, frozen=True):
+    """The tag of a WaitRun: who waits for which run."""
+
+    run_id: str
+    joined: str
 
 
 class _End(Struct, frozen=True):
@@ -103,11 +90,18 @@ class _End(Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Live:
-    """A run that is under way: what was asked, the reply that is owed, and its execution once it has its turn."""
+    """A run that is under way: what was asked, the reply that is owed, and its execution once it has its turn.
 
-    ticket: Ticket
+    `ticket` is None where its caller does not wait for it: it has gone, or has only submitted the run. `followers` is
+    how many others wait for it, `joined` the run whose answer it waits for instead of one of its own.
+    """
+
+    ticket: Ticket | None
     request: StartRun
     execution: Execution | None = None
+    followers: int = 0
+    joined: str = ""
+    submitted: bool = False
     revoked: UnknownSession | None = None
 
 
@@ -134,15 +128,35 @@ class AgentActor(Actor):
         ticket = context.defer()
         self.live[message.run_id] = _Live(ticket, message)
         if message.session_id is None:
-            self._begin(message.run_id, Grant(turn=0, history=(), metadata={}), context)
-            return ticket
-        session = ActorId(SESSION_KIND, message.session_id)
-        if message.resume is not None:
-            tag = _Begin(message.run_id, message.session_id, "interrupted")
-            resume = ResumeTurn(message.run_id, message.resume.turn, message.resume.decisions)
-            context.request(session, resume, tag=tag)
-            return ticket
-        run = RunRecord(
+            self._begin(message.run_id, Grant(turn=0, history=(), metadata={}, input=message.input), context)
+        elif message.resume is not None:
+            self._ask_to_resume(message, message.resume, context)
+        else:
+            begin = BeginTurn(
+                self._new_record(message, spec, context),
+                message.overlap,
+                message.defaults,
+                message.quiet_s,
+                message.key,
+            )
+            self._ask_for_turn(begin, message.session_id, context)
+        return ticket
+
+    @handles(SubmitRun)
+    def submit_run(self, message: SubmitRun, context: Context) -> Ticket:
+        """Have the run stored; it asks for its turn as soon as it is."""
+        spec, start = self._present_spec(), message.start
+        assert start.session_id is not None, "what is submitted is stored in a session"
+        ticket = context.defer()
+        self.live[start.run_id] = _Live(ticket, start)
+        accept = AcceptRun(self._new_record(start, spec, context), start.key, start.defaults)
+        tag = _Accept(start.run_id, start.session_id)
+        context.request(ActorId(SESSION_KIND, start.session_id), accept, tag=tag)
+        return ticket
+
+    def _new_record(self, message: StartRun, spec: AgentSpec, context: Context) -> RunRecord:
+        assert message.session_id is not None
+        return RunRecord(
             id=message.run_id,
             session_id=message.session_id,
             created_at_ms=context.wall_ms(),
@@ -152,17 +166,26 @@ class AgentActor(Actor):
             keep_input=message.keep_input,
             retry_of=message.retry_of,
         )
-        begin = BeginTurn(run, message.overlap, message.defaults)
-        tag = _Begin(message.run_id, message.session_id)
-        context.request(session, begin, tag=tag)
-        return ticket
+
+    def _ask_for_turn(self, begin: BeginTurn, session_id: str, context: Context) -> None:
+        context.request(ActorId(SESSION_KIND, session_id), begin, tag=_Begin(begin.run.id, session_id))
+
+    def _ask_to_resume(self, message: StartRun, resume: Resume, context: Context) -> None:
+        assert message.session_id is not None
+        ask = ResumeTurn(message.run_id, resume.turn, resume.decisions)
+        tag = _Begin(message.run_id, message.session_id, "interrupted")
+        context.request(ActorId(SESSION_KIND, message.session_id), ask, tag=tag)
 
     @handles(Answered)
     def answered(self, signal: Answered, context: Context) -> None:
         """The session granted the turn, or did not; or it ended one."""
-        tag: _Begin | _End = signal.tag
+        tag: _Begin | _Accept | _Wait | _End = signal.tag
         if isinstance(tag, _Begin):
             self._turn_answered(tag, signal, context)
+        elif isinstance(tag, _Accept):
+            self._accept_answered(tag, signal, context)
+        elif isinstance(tag, _Wait):
+            self._outcome_came(tag, signal)
         elif isinstance(signal.error, Failed | Unknown):
             # Not stored, or nobody knows. No pause of our own: the session takes the next message when it has reloaded.
             self._end_turn(tag.session_id, tag.cancel, context)
@@ -187,19 +210,13 @@ class AgentActor(Actor):
         execution, session_id = live.execution, live.request.session_id
         assert execution is not None, "a child is spawned with its execution"
         self._model_used(execution.spec.model)
-        if signal.error is None:
+        if live.ticket is None:
+            pass
+        elif signal.error is None:
             live.ticket.reply(signal.value)
-        elif live.revoked is not None:
-            live.ticket.fail(live.revoked)
-        elif isinstance(signal.error, RunFailed | ApprovalRequired | Unknown):
-            live.ticket.fail(signal.error)
         else:
-            # Cancelled, or a fault of ours and not the model's: the turn may still be open.
-            stopped = isinstance(signal.error, CallboardError)
-            reason = execution.stop_reason if stopped else f"it crashed with {signal.error!r}"
-            failure = RunFailed(signal.tag, reason)
-            failure.__cause__ = signal.error
-            live.ticket.fail(failure)
+            live.ticket.fail(live.revoked or _failure(signal, execution))
+        execution.spec.listeners.close(signal.tag)
         if session_id is not None and not execution.turn_over:
             self._end_turn(session_id, CancelTurn(signal.tag, str(signal.error), execution.end_status), context)
 
@@ -210,10 +227,13 @@ class AgentActor(Actor):
         if not isinstance(message, StartRun) or message.run_id not in self.live:
             return
         live = self.live[message.run_id]
-        if live.execution is not None:
-            live.execution.stop_status = "cancelled"
-            live.execution.stop_reason = "the caller went away"
-            context.cancel_child(message.run_id)
+        if live.followers:
+            live.ticket = None  # others wait for it
+        elif live.execution is not None:
+            self._stop(live, "the caller went away", context)
+        elif live.joined:
+            del self.live[message.run_id]
+            self._unfollow(message, live.joined, context)
         else:
             del self.live[message.run_id]
             assert message.session_id is not None
@@ -226,18 +246,53 @@ class AgentActor(Actor):
         live = self.live.get(message.run_id)
         if live is not None and live.execution is not None:
             live.revoked = UnknownSession(f"session {message.session_id!r} was deleted while its turn ran")
-            live.execution.stop_status = "cancelled"
-            live.execution.stop_reason = "the session was deleted"
-            context.cancel_child(message.run_id)
+            self._stop(live, "the session was deleted", context)
 
     @handles(StopRun)
     def stop_run(self, message: StopRun, context: Context) -> None:
-        """Somebody wants this run to end: cut it off; it closes its turn."""
+        """Somebody wants this run to end: cut it off, or let it know; it closes its turn."""
         live = self.live.get(message.run_id)
-        if live is not None and live.execution is not None:  # it comes behind the turn that it is about
-            live.execution.stop_status = "cancelled"
-            live.execution.stop_reason = message.reason
+        if live is None or live.execution is None:  # it comes behind the turn that it is about: that is over
+            return
+        if live.execution.wishes.stop(message.reason, when=message.when, keep=message.keep):
             context.cancel_child(message.run_id)
+
+    @handles(Steered)
+    def steered(self, message: Steered, _context: Context) -> None:
+        """Input waits that a run may take in."""
+        live = self.live.get(message.run_id)
+        if live is not None and live.execution is not None:
+            live.execution.wishes.steered = True
+
+    @handles(Followers)
+    def followers(self, message: Followers, context: Context) -> None:
+        """So many wait for a run beside its caller; where that has gone, and now nobody does, the run ends."""
+        live = self.live.get(message.run_id)
+        if live is None:
+            return
+        live.followers = message.count
+        if message.count or live.ticket is not None or live.submitted:
+            return
+        if live.execution is not None:
+            self._stop(live, "those who waited for it went away", context)
+        elif live.request.session_id is not None:
+            del self.live[message.run_id]
+            self._end_turn(
+                live.request.session_id, CancelTurn(message.run_id, "those who waited for it went away"), context
+            )
+
+    @handles(Delivery)
+    def delivery(self, message: Delivery, _context: Context) -> None:
+        """Let whoever listens to a run know what becomes of its input."""
+        if self.spec is not None:
+            listener = self.spec.listeners.get(message.delivered.run_id)
+            if listener is not None:
+                listener(message.delivered)
+
+    def _stop(self, live: _Live, reason: str, context: Context) -> None:
+        assert live.execution is not None
+        live.execution.wishes.stop(reason)
+        context.cancel_child(live.request.run_id)
 
     def _present_spec(self) -> AgentSpec:
         if self.spec is None:
@@ -248,6 +303,9 @@ class AgentActor(Actor):
         live = self.live.get(tag.run_id)
         if live is not None and live.request.wait is not None:
             live.request.wait.end()
+        if isinstance(signal.value, Joined):
+            self._join(tag, live, signal.value, context)
+            return
         granted = isinstance(signal.value, Grant)
         if live is not None and granted:
             self._begin(tag.run_id, signal.value, context)
@@ -256,17 +314,84 @@ class AgentActor(Actor):
             assert signal.error is not None
             del self.live[tag.run_id]
             withdrawn = isinstance(signal.error, StaleTurn)  # somebody has cancelled the run while it queued
-            live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
+            if live.ticket is not None:
+                live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
+            self._present_spec().listeners.close(tag.run_id)
         if granted or isinstance(signal.error, Unknown):
             # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it.
             given_up = CancelTurn(tag.run_id, "the agent gave the run up", tag.status_if_given_up)
             self._end_turn(tag.session_id, given_up, context)
+
+    def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:
+        """A submitted run is stored, or another has its key, or it was refused."""
+        live = self.live.get(tag.run_id)
+        if live is None or live.ticket is None:
+            return
+        if signal.error is not None:
+            del self.live[tag.run_id]
+            live.ticket.fail(signal.error)
+            if isinstance(signal.error, Unknown):
+                self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up"), context)
+            return
+        joined: Joined | None = signal.value
+        live.ticket.reply(tag.run_id if joined is None else joined.run_id)
+        live.ticket = None
+        if joined is None:
+            live.submitted = True
+            start, spec = live.request, self._present_spec()
+            record = self._new_record(start, spec, context)
+            begin = BeginTurn(record, start.overlap, start.defaults, start.quiet_s, accepted=True)
+            self._ask_for_turn(begin, tag.session_id, context)
+            return
+        del self.live[tag.run_id]
+        if ON_KEY[joined.status] == "resume":
+            self._resume_joined(live, joined, context)
+
+    def _join(self, tag: _Begin, live: _Live | None, joined: Joined, context: Context) -> None:
+        """Another run has, or will have, the answer."""
+        if live is None:
+            context.tell(ActorId(SESSION_KIND, tag.session_id), Unfollow(joined.run_id, tag.run_id))
+            return
+        self._present_spec().listeners.follow(tag.run_id, joined.run_id)
+        if ON_KEY[joined.status] == "resume" and joined.run_id not in self.live:
+            del self.live[tag.run_id]
+            self._resume_joined(live, joined, context)
+            return
+        live.joined = joined.run_id
+        wait = WaitRun(joined.run_id, tag.run_id)
+        context.request(ActorId(SESSION_KIND, tag.session_id), wait, tag=_Wait(tag.run_id, joined.run_id))
+
+    def _resume_joined(self, live: _Live, joined: Joined, context: Context) -> None:
+        """The run that has the key was cut off: it goes on, for this caller."""
+        request = replace(live.request, run_id=joined.run_id, resume=Resume(joined.turn, {}))
+        self.live[joined.run_id] = _Live(live.ticket, request, submitted=live.ticket is None)
+        assert request.resume is not None
+        self._ask_to_resume(request, request.resume, context)
+
+    def _outcome_came(self, tag: _Wait, signal: Answered) -> None:
+        """The run that was joined has ended, or pauses."""
+        live = self.live.pop(tag.run_id, None)
+        if live is None or live.ticket is None:
+            return
+        if signal.error is not None:
+            live.ticket.fail(signal.error)
+            return
+        spec = self._present_spec()
+        try:
+            live.ticket.reply(reply_of(signal.value, live.request.output or spec.output))
+        except CallboardError as error:
+            live.ticket.fail(error)
+
+    def _unfollow(self, message: StartRun, joined: str, context: Context) -> None:
+        assert message.session_id is not None
+        context.tell(ActorId(SESSION_KIND, message.session_id), Unfollow(joined, message.run_id))
 
     def _end_turn(self, session_id: str, cancel: CancelTurn, context: Context) -> None:
         context.request(ActorId(SESSION_KIND, session_id), cancel, tag=_End(session_id, cancel))
 
     def _begin(self, run_id: str, grant: Grant, context: Context) -> None:
         live = self.live[run_id]
+        live.followers = grant.followers
         session_id = live.request.session_id
         wall_ms: Callable[[], int] = context.wall_ms
         spec = self._present_spec()
@@ -276,10 +401,22 @@ class AgentActor(Actor):
             session_id=session_id,
             session=context.actor(SESSION_KIND, session_id) if session_id is not None else None,
             grant=grant,
-            input=live.request.input if grant.resumed is None else grant.resumed.record.input,
+            input=grant.input,
             within=live.request.within,
             wall_ms=wall_ms,
             output=live.request.output or spec.output,
             shared_spending=live.request.spending,
+            caller=live.request.caller,
         )
         context.spawn(live.execution.run, tag=run_id)
+
+
+def _failure(signal: ChildEnded, execution: Execution) -> CallboardError:
+    """What the caller of a run gets that did not end well."""
+    if isinstance(signal.error, RunFailed | ApprovalRequired | Unknown):
+        return signal.error
+    # Cancelled, or a fault of ours and not the model's: the turn may still be open.
+    stopped = isinstance(signal.error, CallboardError)
+    failure = RunFailed(signal.tag, execution.wishes.reason if stopped else f"it crashed with {signal.error!r}")
+    failure.__cause__ = signal.error
+    return failure

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ from .budgets import Budget, model_names
 from .instructions import Instructions
 from .model import Model, ModelSettings
 from .output import Output
-from .reply import RunEvent
+from .run_feeds import RunFeeds
 from .run_observing import RunObservers
 from .tools import ToolSet
 
@@ -79,7 +79,7 @@ class AgentSpec:
     session_of: Callable[[str], "Session"]
     approver: Approver | None = None
     output: Output | None = None
-    listeners: dict[str, Callable[[RunEvent], None]] = field(default_factory=lambda: dict[str, Any]())
+    listeners: RunFeeds = field(default_factory=RunFeeds)
     boards: Boards = field(default_factory=Boards)
     observers: RunObservers = field(default_factory=RunObservers)
 

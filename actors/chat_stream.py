@@ -6,7 +6,7 @@ from typing import Generic, Self
 
 from ..runtime.ref import PendingReply
 from ..runtime.waking import current_backend
-from .agent_actor import StartRun
+from .agent_requests import StartRun
 from .agent_spec import AgentSpec
 from .event_queue import EventQueue
 from .reply import OutputT, Reply, RunEvent
@@ -45,7 +45,7 @@ class ChatStream(Generic[OutputT]):
             raise RuntimeError("a stream is one run and is entered once: call agent.stream() again for another")
         self._entered = True
         self._events = EventQueue(current_backend())
-        self._spec.listeners[self._request.run_id] = self._events.put
+        self._spec.listeners.listen(self._request.run_id, self._events)
         try:
             self._pending = self._start(self._request)
         except BaseException:
@@ -76,5 +76,5 @@ class ChatStream(Generic[OutputT]):
         return event
 
     def _close(self) -> None:
-        self._spec.listeners.pop(self._request.run_id, None)
+        self._spec.listeners.leave(self._request.run_id, self._events)
         self._events.end()

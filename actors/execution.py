@@ -11,6 +11,7 @@ Whatever happens, the turn is closed: cancelled from outside it is closed as can
 Where the store does not even take that in time, `turn_over` is left False, and it is the agent's actor that goes on.
 """
 
+import contextvars
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -44,6 +45,7 @@ from .run_ending import ended_by_tool
 from .run_observing import ObservedRun
 from .run_output import RunOutput
 from .run_record import RunStatus
+from .run_wishes import RunStopped, RunWishes
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
 from .spans import SpanLog
 from .state import StateDelta
@@ -59,7 +61,7 @@ class Execution:
 
     `wishes` is what others want of it. `turn_over` says whether the session
     knows that the turn has ended; where it does not, it should end with `end_status`. `within` are the turns that wait
-    for this run.
+    for this run. `caller` is the context of who asked for it, where somebody observes.
     """
 
     spec: AgentSpec
@@ -73,11 +75,13 @@ class Execution:
     output: Output | None = None
     wishes: RunWishes = field(default_factory=RunWishes)
     shared_spending: Spending | None = None
+    caller: contextvars.Context | None = None
     turn_over: bool = False
     end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
     attempts: Attempts = field(init=False)
     run_output: RunOutput = field(init=False)
     usage: Usage = field(default_factory=Usage)
+    finish_reason: str = ""
     calls: ToolCalls | None = None
     observed: ObservedRun | None = None
     state: TurnState = NO_STATE
@@ -119,7 +123,7 @@ class Execution:
         model = self.spec.settings.model or self.spec.model.name
         turn, asked = self.grant.turn, self.input
         each, agent = self.spec.observers.each, self.spec.name
-        self.observed = run = ObservedRun(each, self.run_id, self.session_id, agent, model, turn, asked)
+        self.observed = run = ObservedRun(each, self.run_id, self.session_id, agent, model, turn, asked, self.caller)
         if self.calls is not None:  # of a run that goes on
             self.calls.observed = run
         with run.observe():
@@ -321,6 +325,7 @@ class Execution:
 
     async def _complete(self, answer: ModelAnswer | None) -> Reply:
         messages = self._written() if answer is None else self._written(answer.message)
+        self.finish_reason = answer.finish_reason if answer is not None else "tool_calls"
         stored: list[Message] = []
         try:
             with anyio.CancelScope(shield=True):  # whoever cancels now must not be told that nothing was stored
@@ -336,7 +341,7 @@ class Execution:
             session_id=self.session_id,
             turn=self.grant.turn,
             usage=self._whole_usage,
-            finish_reason=answer.finish_reason if answer is not None else "tool_calls",
+            finish_reason=self.finish_reason,
             attempts=self._attempt_number,
             output=self.run_output.value,
         )
@@ -361,8 +366,7 @@ class Execution:
     async def _fail(self, status: RunStatus, reason: str, *, partial: bool = False) -> None:
         """End the turn without an answer; with `partial`, what was done becomes history."""
         try:
-            kept = repair(self._written(*self.wishes.half_said())).messages if partial else ()
-            await self._close(status, reason, tuple(kept))
+            await self._close(status, reason, self._part() if partial else ())
         except StaleTurn:
             pass  # the turn was ended by others, or the session deleted: there is nothing left to mark
         except CallboardError as error:
@@ -384,7 +388,14 @@ class Execution:
         return stored
 
     def _end(self, status: RunStatus, error: str | None, *, partial: bool = False) -> RunEnd:
-        return RunEnd(status, error, self.usage, self._attempt_number, self.spans.finished(), partial)
+        spans = self.spans.finished()
+        return RunEnd(status, error, self.usage, self._attempt_number, spans, partial, self.finish_reason)
+
+    def _part(self) -> tuple[Message, ...]:
+        """What there is of the turn, fit to be history: the answer that is under way, too, as far as it came."""
+        said = self.spec.listeners.said(self.run_id) if self.wishes.keep else ""
+        half = (Message(role="assistant", content=said, interrupted=True),) if said.strip() else ()
+        return tuple(repair(self._written(*half)).messages)
 
     def _written(self, *last: Message) -> tuple[Message, ...]:
         """What the turn adds to history: the input, unless it stands there already, and what the run wrote."""

@@ -32,6 +32,7 @@ from .boards import Boards
 from .model import Model
 from .persistence import persist
 from .reentry import TurnWaits
+from .run_feeds import RunFeeds
 from .retention import RETENTION_KIND, RetentionActor, expire
 from .run_observing import RunObserver, RunObservers
 from .session_actor import SessionActor
@@ -154,6 +155,7 @@ class Runtime(Kernel):
         )
         self.turn_waits: TurnWaits = TurnWaits()
         self.boards: Boards = Boards()
+        self.feeds: RunFeeds = RunFeeds()
         self.on_close(self.boards.aclose)
         self.run_observers: RunObservers = RunObservers()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()

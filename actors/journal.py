@@ -16,7 +16,7 @@ from .limits import check_metadata
 from .message import Message, Usage
 from .persistence import persist
 from .progress import Progress
-from .session_messages import RecordStep
+from .session_messages import RecordStep, TakeInput
 from .session_records import Step
 from .turn_state import NO_STATE, TurnState
 
@@ -66,6 +66,21 @@ class Journal:
         self._gathered.settled[index] = result
         await self._flush(self._gathered)
 
+    async def heard(self, answer: Message | None, usage: Usage) -> bool:
+        """Take in what was said meanwhile, behind this answer, which is journaled with it; False where nothing was."""
+        progress = self.progress
+        if self._session is None:
+            return False
+        async with self._writing:
+            self._enter_doubt()
+            take = TakeInput(self._run_id, self._turn, progress.entries + 1, answer, usage)
+            said = await self._session.ask(take)
+            self._in_doubt = False
+        if said:
+            answers = (answer,) if answer is not None else ()
+            progress.take(Step(progress.entries + 1, answers, input=said, usage=usage))
+        return bool(said)
+
     async def _flush(self, gathered: _Gathered) -> None:
         async with self._writing:
             if gathered.stored:
@@ -98,11 +113,15 @@ class Journal:
             usage=usage,
         )
         if self._session is not None:
-            # Cut off here, nobody knows whether the entry is stored; a further one of its number would be taken for it.
-            if self._in_doubt:
-                raise RunFailed(self._run_id, "its journal was cut off in the middle of an entry")
-            self._in_doubt = True
+            self._enter_doubt()
             session = self._session
             await persist(lambda: session.ask(RecordStep(self._run_id, self._turn, step)))
             self._in_doubt = False
         progress.take(step)
+
+    def _enter_doubt(self) -> None:
+        """Cut off from here on, nobody knows whether the entry is stored; another of its number would be taken for
+        it."""
+        if self._in_doubt:
+            raise RunFailed(self._run_id, "its journal was cut off in the middle of an entry")
+        self._in_doubt = True

@@ -21,12 +21,16 @@ __all__ = ["Progress", "StepProgress"]
 
 @dataclass(slots=True)
 class StepProgress:
-    """One answer and its calls, each named by its place: which have begun, were approved, and have their result."""
+    """One answer and its calls, each named by its place: which have begun, were approved, and have their result.
+
+    `heard` is the input that was taken in behind them.
+    """
 
     answer: Message
     begun: set[int] = field(default_factory=set[int])
     approved: set[int] = field(default_factory=set[int])
     settled: dict[int, Message] = field(default_factory=dict[int, Message])
+    heard: list[Message] = field(default_factory=list[Message])
 
     @property
     def open(self) -> list[tuple[int, ToolCall]]:
@@ -45,16 +49,18 @@ class Progress:
 
     Attributes:
         entries: how many there are; the number of the latest.
-        steps: each answer that asked for calls, oldest first.
+        steps: each answer that asked for calls, or that input came behind, oldest first.
+        heard_first: the input that was taken in before the first of them.
         state: the turn's state as of the latest entry.
         deltas: what the turn has changed in app, user and session, likewise.
         usage: tokens of the run, as of the latest answer that is journaled.
     """
 
-    __slots__ = ("deltas", "entries", "state", "steps", "usage")
+    __slots__ = ("deltas", "entries", "heard_first", "state", "steps", "usage")
 
     def __init__(self, entries: Iterable[Step] = ()) -> None:
         self.entries = 0
+        self.heard_first: list[Message] = []
         self.steps: list[StepProgress] = []
         self.state: dict[str, Any] = {}
         self.deltas: tuple[StateDelta, ...] = ()
@@ -75,7 +81,10 @@ class Progress:
             self.deltas = entry.deltas
         if entry.usage is not None:
             self.usage = entry.usage
-        assert self.steps, "the first entry has an answer"
+        if entry.input:
+            (self.steps[-1].heard if self.steps else self.heard_first).extend(entry.input)
+            return
+        assert self.steps, "the first entry has an answer, or input"
         step = self.steps[-1]
         step.begun.update(entry.begun)
         step.approved.update(entry.approved)
@@ -90,4 +99,4 @@ class Progress:
     @property
     def messages(self) -> list[Message]:
         """All of them, in the order that the API wants."""
-        return [message for step in self.steps for message in step.messages]
+        return [*self.heard_first, *(message for step in self.steps for message in (*step.messages, *step.heard))]

@@ -1,15 +1,18 @@
 """The public handle on one conversation. It holds no state: any number of handles may speak of one session."""
 
+import math
 import time
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
-from ..runtime.ref import Ref
+from ..runtime.options import check_number
+from ..runtime.ref import ASK_TIMEOUT_S, Ref
 from .conversation import as_chat_dict, as_message, as_messages, repair
 from .errors import UnknownSession
 from .event_stream import EventStream
+from .hand_made_turn import HandMadeTurn
 from .host import Runtime
 from .ids import new_id, new_number
 from .limits import (
@@ -27,6 +30,7 @@ from .run_record import RunRecord, SpanRecord
 from .scopes import OwnerState, SessionState
 from .session_history import SessionHistory
 from .session_messages import (
+    WHENS,
     Append,
     CancelRun,
     CreateRun,
@@ -37,8 +41,10 @@ from .session_messages import (
     ReadRun,
     ReadRuns,
     ReadSpans,
+    When,
 )
 from .session_records import SessionDefaults, SessionHead, copy_metadata
+from .turns import Overlap, check_overlap
 
 __all__ = ["Session"]
 
@@ -50,6 +56,8 @@ class Session(SessionHistory):
         runtime: an open Runtime.
         id: 1 to 200 bytes; the same id is the same session, in this process and every later one.
         metadata, owner, tags: for a session that does not exist yet; an existing one keeps what it has.
+        overlap: what happens, with chats through this handle, where a turn runs already: see `Agent.chat`.
+        debounce_s: seconds without another input that "debounce" waits for, ten times that at most.
 
     Raises:
         TypeError, ValueError: an argument is no good; the message says what would be.
@@ -67,6 +75,8 @@ class Session(SessionHistory):
         metadata: Mapping[str, Any] | None = None,
         owner: str | None = None,
         tags: Iterable[str] = (),
+        overlap: Overlap = "queue",
+        debounce_s: float = 0.5,
     ) -> None:
         if not isinstance(runtime, Runtime):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"a Session needs a Runtime first, not {runtime!r}: Session(runtime, {id!r})")
@@ -75,6 +85,11 @@ class Session(SessionHistory):
         self.defaults: SessionDefaults = SessionDefaults(
             check_owner(owner), check_tags(tags), check_metadata(metadata or {})
         )
+        self.overlap: Overlap = check_overlap(overlap)
+        check_number("debounce_s", debounce_s)
+        if not 0 < debounce_s < math.inf:
+            raise ValueError(f"debounce_s must be a finite number of seconds above 0, not {debounce_s}")
+        self.debounce_s: float = debounce_s
         self._ref: Ref = runtime.session_actor(id)
 
     def __repr__(self) -> str:
@@ -170,10 +185,22 @@ class Session(SessionHistory):
         """
         return await self._ref.ask(ReadRun(check_run_id(run_id)))
 
-    async def cancel_run(self, run_id: str, *, reason: str = "cancelled by hand") -> bool:
+    async def cancel_run(
+        self, run_id: str, *, reason: str = "cancelled by hand", when: When = "now", keep_partial: bool = False
+    ) -> bool:
         """End a run that is queued, runs, or waits for an approval; True where it was open, and has ended.
 
-        Its caller, where one waits, gets RunFailed with the reason; history is as before the turn.
+        Its caller, where one waits, gets RunFailed with the reason.
+
+        Args:
+            run_id: the run.
+            reason: stands in its record.
+            when: "now" cuts off the model call, or tool calls, that it is at; "after_step" lets these end, and no
+                further model call follows; "after_turn" waits until it has ended by itself, and only keeps a failed
+                attempt from being repeated. One that is queued never begins, whatever this says.
+            keep_partial: history keeps what it has written so far: the input, whole steps, results in the place of tool
+                calls that were cut off, and of a streamed answer what was heard, marked `interrupted`. Else history
+                is as before the turn.
 
         Raises:
             UnknownRun: there is none of this id.
@@ -181,7 +208,14 @@ class Session(SessionHistory):
         """
         if not isinstance(reason, str) or not reason:  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise ValueError(f"a run is cancelled with a reason, not {reason!r}")
-        return await self._ref.ask(CancelRun(check_run_id(run_id), reason))
+        if when not in WHENS:
+            raise ValueError(f"when= is one of {', '.join(WHENS)}, not {when!r}")
+        cancel = CancelRun(check_run_id(run_id), reason, when, bool(keep_partial))
+        return await self._ref.ask(cancel, timeout_s=ASK_TIMEOUT_S if when == "now" else math.inf)
+
+    def turn(self, *, timeout_s: float = 600.0) -> HandMadeTurn:
+        """A turn of your own: `async with session.turn() as turn: turn.add("user", "...")`. See HandMadeTurn."""
+        return HandMadeTurn(self.runtime, self.id, self.defaults, timeout_s=timeout_s)
 
     async def spans(self, run_id: str) -> list[SpanRecord]:
         """The model calls and tool calls of a run that has ended or paused, in the order of their starts."""

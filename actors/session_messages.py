@@ -1,7 +1,7 @@
 """What can be asked of a session actor. Frozen values, so that they can cross a process border."""
 
 from collections.abc import Iterable
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from .state import StateDelta
 from .turns import Overlap
 
 __all__ = [
+    "WHENS",
     "AcceptRun",
     "Append",
     "BeginTurn",
@@ -231,6 +232,7 @@ class PauseTurn(Request[None], frozen=True):
 When: TypeAlias = Literal["now", "after_step", "after_turn"]
 """When a run is stopped: at once, when the model call and the tool calls that it is at are done, or when it has ended
 by itself, though no failed attempt is followed by another."""
+WHENS: tuple[When, ...] = get_args(When)
 
 
 class CancelRun(Request[bool], frozen=True):

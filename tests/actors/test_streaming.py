@@ -12,6 +12,7 @@ from callboard import (
     AttemptFailed,
     BadRequest,
     Busy,
+    Delivered,
     Delta,
     ModelAnswer,
     ModelRequest,
@@ -248,7 +249,7 @@ def test_refusal_of_a_busy_session_comes_without_events(run: Run) -> None:
     run(body)
 
 
-def test_stream_that_waits_for_its_turn_begins_with_it(run: Run) -> None:
+def test_stream_that_waits_for_its_turn_says_so_and_goes_on_with_it(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
@@ -257,6 +258,7 @@ def test_stream_that_waits_for_its_turn_begins_with_it(run: Run) -> None:
                 tasks.start_soon(agent.chat, "first")
                 await anyio.sleep(0.02)
                 async with agent.stream("second") as stream:
+                    assert await anext(stream) == Delivered(stream.run_id, "queued", 1)
                     started = await anext(stream)
                     assert await session.message_count() == 2
                     assert isinstance(started, RunStarted)
@@ -294,6 +296,6 @@ def test_listeners_are_gone_when_streams_have_ended(run: Run) -> None:
             async with agent.stream("left early"):
                 pass
 
-            assert agent._spec.listeners == {}  # pyright: ignore[reportPrivateUsage] -- a leak is seen nowhere else
+            assert len(agent._spec.listeners) == 0  # pyright: ignore[reportPrivateUsage] -- a leak is seen nowhere else
 
     run(body)

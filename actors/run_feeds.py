@@ -1,0 +1,84 @@
+"""The events of runs that are under way, for whoever listens: the caller that streams, and those that join it later.
+
+A feed is opened by the first listener of a run, and keeps what it was told until the run has ended; so one that comes
+later hears it all from there on. A run that nobody listens to has none, and its model need not stream.
+"""
+
+from collections.abc import Callable
+from itertools import takewhile
+
+from .event_queue import EventQueue
+from .model import Delta
+from .reply import RunEvent
+
+__all__ = ["RunFeeds"]
+
+
+class _Feed:
+    """The events of one run so far, and the queues of those who listen."""
+
+    __slots__ = ("events", "listeners")
+
+    def __init__(self) -> None:
+        self.events: list[RunEvent] = []
+        self.listeners: list[EventQueue] = []
+
+    def put(self, event: RunEvent) -> None:
+        self.events.append(event)
+        for listener in self.listeners:
+            listener.put(event)
+
+
+class RunFeeds:
+    """The feeds of one runtime, by run id."""
+
+    __slots__ = ("_feeds",)
+
+    def __init__(self) -> None:
+        self._feeds: dict[str, _Feed] = {}
+
+    def __len__(self) -> int:
+        """How many runs are listened to."""
+        return len(self._feeds)
+
+    def get(self, run_id: str) -> Callable[[RunEvent], None] | None:
+        """What takes the events of this run; None where nobody listens."""
+        feed = self._feeds.get(run_id)
+        return feed.put if feed is not None else None
+
+    def listen(self, run_id: str, queue: EventQueue) -> None:
+        """Let the queue have the events of this run, from the first that anybody has heard on."""
+        feed = self._feeds.setdefault(run_id, _Feed())
+        for event in feed.events:
+            queue.put(event)
+        feed.listeners.append(queue)
+
+    def leave(self, run_id: str, queue: EventQueue) -> None:
+        """The queue wants no more. A feed to which nobody listens any more is closed."""
+        feed = self._feeds.get(run_id)
+        if feed is None or queue not in feed.listeners:
+            return
+        feed.listeners.remove(queue)
+        if not feed.listeners:
+            del self._feeds[run_id]
+
+    def follow(self, run_id: str, into: str) -> None:
+        """This run became part of another: those who listen to it hear the other's events from now on."""
+        feed = self._feeds.pop(run_id, None)
+        for queue in feed.listeners if feed is not None else ():
+            self.listen(into, queue)
+
+    def close(self, run_id: str) -> None:
+        """The run has ended, or waits: its listeners have all."""
+        feed = self._feeds.pop(run_id, None)
+        for queue in feed.listeners if feed is not None else ():
+            queue.end()
+
+    def said(self, run_id: str) -> str:
+        """The text of the answer that is under way, as far as it came; "" where nobody listens."""
+        feed = self._feeds.get(run_id)
+        if feed is None:
+            return ""
+        latest = takewhile(lambda event: isinstance(event, Delta), reversed(feed.events))
+        pieces = [event.text for event in latest if isinstance(event, Delta) and event.kind == "text"]
+        return "".join(reversed(pieces))

@@ -1,0 +1,43 @@
+"""What others want of a run that is under way: that it ends, when and with what left of it, or that it takes input in.
+
+Pure. The run looks here where it can do something about it: before each model call, and when it is cut off.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import RunFailed
+from .session_messages import When
+
+__all__ = ["RunStopped", "RunWishes"]
+
+
+class RunStopped(RunFailed):
+    """A run ends because somebody wished so, between two steps."""
+
+
+@dataclass(slots=True)
+class RunWishes:
+    """The wishes of one run.
+
+    Attributes:
+        status: what the run becomes where it is cut off or stopped.
+        reason: why.
+        keep: what it has written so far becomes history, marked as interrupted.
+        after_step: no further model call.
+        last_attempt: no further attempt.
+        steered: input may wait that it can take in.
+    """
+
+    status: Literal["cancelled", "interrupted"] = "interrupted"
+    reason: str = "the runtime was closed"
+    keep: bool = False
+    after_step: bool = False
+    last_attempt: bool = False
+    steered: bool = False
+
+    def stop(self, reason: str, *, when: When = "now", keep: bool = False) -> bool:
+        """The run is to end; True where it is to be cut off for that. A later wish replaces an earlier one."""
+        self.status, self.reason, self.keep = "cancelled", reason, keep
+        self.after_step, self.last_attempt = when == "after_step", when != "now"
+        return when == "now"
