@@ -93,11 +93,14 @@ class StoreLocked(StoreError):
         pid: that process, or None where it cannot be told.
         state: "stopped" where it is stopped (SIGSTOP, Ctrl-Z), "not seen from here" where no process here has this
             number (it may be in another container), else "".
+        server: of a store on a database server: the writer, as the server knows it; else "".
     """
 
-    def __init__(self, path: str, *, pid: int | None, state: str = "") -> None:
+    def __init__(self, path: str, *, pid: int | None, state: str = "", server: str = "") -> None:
         owner = f"process {pid}" if pid is not None else "another process"
         advice = "stop it, or use another directory (reading from other processes is fine)"
+        if server:
+            owner, advice = server, "stop that one, or give this one a store of its own"
         if state == "stopped":
             owner += ", which is stopped but alive"
             advice = f"let it go on (kill -CONT {pid}) or end it (kill -KILL {pid}), or use another directory"
@@ -107,6 +110,7 @@ class StoreLocked(StoreError):
         self.path = path
         self.pid = pid
         self.state = state
+        self.server = server
 
 
 class StoreUnavailable(StoreError):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal
 
 import msgspec
+from database_servers import new_name, shared_postgres, shared_redis
 from hypothesis import given, settings, strategies as st
 
 from callboard.store import (
@@ -24,6 +25,8 @@ from callboard.store import (
     Store,
     Table,
 )
+from callboard.store.postgres_store import PostgresStore
+from callboard.store.redis_store import RedisStore
 
 TABLES = (Table.MESSAGE, Table.RUN)
 INDEXES = (Index.UPDATED, Index.OWNER)
@@ -109,18 +112,33 @@ def test_a_reader_beside_the_writing_process_sees_what_the_memory_store_has(prog
     compare_with_memory(partial(ProcessStore, durability="async", log_bytes_max=200), program)
 
 
-def compare_with_memory(open_disk: Callable[[str], LmdbStore | ProcessStore], program: Program) -> None:
+@settings(deadline=None, max_examples=8)
+@given(programs)
+def test_postgresql_agrees_with_the_memory_store_on_every_program(program: Program) -> None:
+    schema = new_name()
+    compare_with_memory(lambda _: PostgresStore(shared_postgres().dsn, schema=schema), program)
+
+
+@settings(deadline=None, max_examples=8)
+@given(programs)
+def test_redis_agrees_with_the_memory_store_on_every_program(program: Program) -> None:
+    prefix = new_name()
+    compare_with_memory(lambda _: RedisStore(shared_redis().url, prefix=prefix), program)
+
+
+def compare_with_memory(open_store: Callable[[str], Store], program: Program) -> None:
     with tempfile.TemporaryDirectory() as directory:
         memory: Store = MemoryStore()
-        disk = open_disk(directory)
+        disk = open_store(directory)
         try:
             for step in program:
                 if step == "reopen":
                     disk.close()
-                    disk = open_disk(directory)
+                    disk = open_store(directory)
                     continue
                 if step == "checkpoint":
-                    disk.checkpoint()
+                    if isinstance(disk, (LmdbStore, ProcessStore)):  # others keep no log of their own
+                        disk.checkpoint()
                     continue
                 batches = with_versions(memory, step)
 
@@ -136,8 +154,19 @@ def test_a_prefix_of_an_index_finds_exactly_the_values_that_start_with_it(values
     with tempfile.TemporaryDirectory() as directory:
         sealed = SealedStore(MemoryStore(), bytes(range(32)))
         for store in (MemoryStore(), LmdbStore(directory, durability="async"), sealed):
-            store.commit([Batch("a", 1, 0, index_rows=tuple(IndexRow(Index.TAG, value) for value in values))])
-            found = hits(store, Index.TAG, prefix)
-            store.close()
+            check_prefix(store, values, prefix)
 
-            assert found == [(value, "a") for value in sorted(set(values)) if value.startswith(prefix)]
+
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.binary(max_size=12), max_size=30), st.binary(max_size=3) | st.just(b"\xff"))
+def test_so_it_does_on_database_servers(values: list[bytes], prefix: bytes) -> None:
+    check_prefix(PostgresStore(shared_postgres().dsn, schema=new_name()), values, prefix)
+    check_prefix(RedisStore(shared_redis().url, prefix=new_name()), values, prefix)
+
+
+def check_prefix(store: Store, values: list[bytes], prefix: bytes) -> None:
+    store.commit([Batch("a", 1, 0, index_rows=tuple(IndexRow(Index.TAG, value) for value in values))])
+    found = hits(store, Index.TAG, prefix)
+    store.close()
+
+    assert found == [(value, "a") for value in sorted(set(values)) if value.startswith(prefix)]

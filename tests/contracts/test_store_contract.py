@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 import pytest
+from database_servers import new_name, shared_postgres, shared_redis
 
 from callboard.store import (
     Batch,
@@ -28,8 +29,10 @@ from callboard.store import (
     StoreUnavailable,
     Table,
 )
+from callboard.store.postgres_store import PostgresStore
+from callboard.store.redis_store import RedisStore
 
-Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "lmdb-process", "memory"]
+Kind = Literal["lmdb-sync", "lmdb-async", "lmdb-rows", "lmdb-process", "memory", "postgres", "redis"]
 """lmdb-rows: each commit is moved into rows with the next ones, and read there."""
 MASTER_KEY = bytes(range(32))
 
@@ -41,9 +44,12 @@ MASTER_KEY = bytes(range(32))
         "lmdb-rows",
         "lmdb-process",
         "memory",
+        "postgres",
+        "redis",
         "sealed lmdb-sync",
         "sealed lmdb-rows",
         "sealed memory",
+        "sealed postgres",
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
@@ -56,6 +62,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def open_store(kind: Kind, path: Path) -> Store:
     if kind == "memory":
         return MemoryStore()
+    if kind == "postgres":
+        return PostgresStore(shared_postgres().dsn, schema=new_name())
+    if kind == "redis":
+        return RedisStore(shared_redis().url, prefix=new_name())
     if kind == "lmdb-process":
         return ProcessStore(path, log_bytes_max=1000)
     log_bytes_max = 0 if kind == "lmdb-rows" else 8 << 20
@@ -70,7 +80,12 @@ def reopened(store: Store) -> Generator[Store, None, None]:
         again: Store = beneath.reopened()
     else:
         store.close()
-        again = LmdbStore(store.location)
+        if isinstance(beneath, PostgresStore):
+            again = PostgresStore(shared_postgres().dsn, schema=beneath.schema)
+        elif isinstance(beneath, RedisStore):
+            again = RedisStore(shared_redis().url, prefix=beneath.prefix)
+        else:
+            again = LmdbStore(store.location)
     if isinstance(store, SealedStore):
         again = SealedStore(again, MASTER_KEY)
     yield again
