@@ -13,7 +13,7 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 
@@ -24,9 +24,11 @@ from ..store.opening import open_store
 from ..store.records import Codec
 from .edit_record import Audit, EditRecord
 from .errors import UnknownRun
+from .event_log import EVENTS_PAGE, read_events
 from .message import Message
 from .run_record import RunRecord, SpanRecord
 from .seq_ranges import Ranges, first_of_latest, visible_messages, visible_spans
+from .session_events import StoredSessionEvent
 from .session_records import (
     EDIT_CODEC,
     HEAD_CODEC,
@@ -44,6 +46,7 @@ from .session_records import (
     step_key,
     stream_of,
 )
+from .state_records import read_values
 
 __all__ = ["WINDOW", "Archive", "SessionPage", "read_head"]
 
@@ -193,6 +196,10 @@ class Archive:
             return Audit([], [])
         return Audit(list(chain.from_iterable(self.windows(session_id, head.last_seq))), edits)
 
+    def state(self, session_id: str) -> dict[str, Any]:
+        """The values of the session's own state. Left out: as with `messages`."""
+        return read_values(self._store, stream_of(session_id))
+
     def windows(self, session_id: str, last: int, *, removed: Ranges = ()) -> Iterator[list[Message]]:
         """The messages up to place `last` that stand in none of these ranges, oldest first, some at a time: each
         is a short look into the store, which holds up nobody who reads or writes meanwhile."""
@@ -226,6 +233,12 @@ class Archive:
         )
         spans = self._readable(SPAN_CODEC, rows, _span_of, session_id)
         return [span for span in spans if span.run_id == run_id]  # not those of an id that only begins like this one
+
+    def events(self, session_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> list[StoredSessionEvent]:
+        """What lasts of a session's events, behind number `after`, at most `limit`; [] for no session. See
+        `Session.events`, which also tells what comes next. Left out: as with `messages`."""
+        head = self.head(session_id)
+        return [] if head is None else read_events(self._store, head, after=after, limit=limit).events
 
     def step_count(self, session_id: str, turn: int) -> int:
         """How many steps of a turn that has not ended are journaled."""

@@ -139,7 +139,9 @@ def check_against_store(session: str, events: Iterable[SessionEvent], store: Mem
             assert isinstance(event, MessageAdded | MetadataChanged)
     assert statuses == {record.id: record.status for record in archive.runs(session)}
     for record in archive.runs(session):
-        assert written.get(record.id, []) == list(range(record.first_seq, record.last_seq + 1) if record.first_seq else [])
+        assert written.get(record.id, []) == list(
+            range(record.first_seq, record.last_seq + 1) if record.first_seq else []
+        )
 
 
 @pytest.mark.parametrize("seed", range(_first, _last))
