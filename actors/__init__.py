@@ -3,7 +3,7 @@
 message, conversation, limits               what is said, and what is fit to be sent or stored
 perspective                                 a shared history, as the model of one agent gets it
 run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
-archive, history                            reading what is stored
+archive, history, run_queries               reading what is stored
 seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
                                             by pages, forked, searched
 session_messages, session_reads, session_waits, session_turns, session_stops, session_actor   the actor that is one
@@ -26,8 +26,8 @@ team_flows, team_turns, team_tools          who of a team speaks next, and how i
 team, team_chat, team_line                  agents that answer together
 event_rows, event_log, session_events, boards, event_stream   what happens in a session, for its readers
 run_observing, run_context, run_log   what runs do, for observers and for logs
-host, session, session_manager, agent, chat_input, chat_options, chat_stream, submission, hand_made_turn, run, reply
-                                            the public handles
+host, session, session_manager, resuming, agent, chat_input, chat_options, chat_stream, submission, hand_made_turn,
+                                            run, reply: the public handles
 errors, ids, per_loop
 """
 
@@ -79,9 +79,11 @@ from .perspective import GO_ON, NoInput
 from .pooled_transport import PooledTransport
 from .providers import PROVIDERS, Provider
 from .reply import ApprovalRequested, AttemptFailed, Delivered, OutputRepair, Reply, RunEvent, RunStarted, ToolFinished
+from .resuming import ResumedRuns
 from .retention import Expiry, Retention
 from .retry import RetryPolicy
 from .run import Run
+from .run_queries import RunPage
 from .run_record import RunRecord, SpanRecord
 from .scopes import AppState, OwnerState, SessionState, UserState
 from .search import SearchHit, SearchPage
@@ -162,12 +164,14 @@ __all__ = [
     "Refusal",
     "Refused",
     "Reply",
+    "ResumedRuns",
     "Retention",
     "RetryPolicy",
     "Run",
     "RunChanged",
     "RunEvent",
     "RunFailed",
+    "RunPage",
     "RunPolicy",
     "RunProgress",
     "RunRecord",

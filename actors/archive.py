@@ -208,9 +208,13 @@ class Archive:
             if messages:
                 yield messages
 
-    def runs(self, session_id: str, *, limit: int | None = None) -> list[RunRecord]:
-        """The latest runs that have begun; oldest first, at most `limit`. Left out: as with `messages`."""
-        rows = self._store.scan(stream_of(session_id), Table.RUN, limit=limit, newest_first=True)
+    def runs(self, session_id: str, *, limit: int | None = None, before: str | None = None) -> list[RunRecord]:
+        """The latest runs that have begun, or of those before the run of this id; oldest first, at most `limit`.
+
+        Left out: as with `messages`.
+        """
+        stop = None if before is None else before.encode()
+        rows = self._store.scan(stream_of(session_id), Table.RUN, stop=stop, limit=limit, newest_first=True)
         rows.reverse()
         return self._readable(RUN_CODEC, rows, _run_of, session_id)
 

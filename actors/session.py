@@ -26,6 +26,7 @@ from .limits import (
 )
 from .message import Message, Part, Role
 from .run import Run
+from .run_queries import StatusFilter, run_filter
 from .run_record import RunRecord, SpanRecord
 from .scopes import OwnerState, SessionState
 from .session_history import SessionHistory
@@ -172,10 +173,26 @@ class Session(SessionHistory):
         )
         return Run(self._ref, await self._ref.ask(CreateRun(record, self.defaults)))
 
-    async def runs(self, *, limit: int | None = None) -> list[RunRecord]:
-        """The latest runs, those that wait for their turn included; oldest first, at most `limit`."""
+    async def runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        agent: str | None = None,
+        since_ms: int | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        """The latest runs, those that wait for their turn included; oldest first, at most `limit`.
+
+        Args:
+            status: only those of this status, or of these: "failed", or ["running", "waiting"].
+            agent: only those of agents of this name; "" for runs by hand that have none.
+            since_ms: only those made at this time or later, in milliseconds since 1970, UTC.
+            limit: the most to give.
+
+        Cost: without a filter that of what is given; with one, of all runs that are newer than the oldest one given.
+        """
         check_limit(limit)
-        return await self._ref.ask(ReadRuns(limit))
+        return await self._ref.ask(ReadRuns(limit, run_filter(status, agent, since_ms)))
 
     async def run(self, run_id: str) -> RunRecord:
         """One run.

@@ -5,12 +5,18 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+import anyio.lowlevel
+
 from ..runtime.options import check_number
+from .agent import Agent
 from .archive import Archive, SessionPage
 from .host import Runtime
 from .limits import check_count, check_limit, check_owner, check_session_id, check_tag
 from .message import Role
+from .resuming import ResumedRuns, agents_by_name, resume_runs
 from .retention import RETENTION_KIND, ExpireEvery, Expiry, Retention, check_policies, expire
+from .run_queries import RunPage, RunWalk, StatusFilter, run_filter
+from .run_record import RunRecord
 from .search import SearchPage, Wanted
 from .session import Session
 from .session_messages import CreateSession, ReadHead
@@ -19,6 +25,9 @@ from .session_search import Filters, search_sessions
 __all__ = ["SessionManager"]
 
 PAGE_MAX = 1000
+
+STEPS_AT_ONCE = 64
+"""Records looked at before others may go on: about a millisecond."""
 
 
 class SessionManager:
@@ -106,6 +115,77 @@ class SessionManager:
         wanted = Wanted.of(text, role=role, author=author)
         filters = Filters(check_owner(owner), check_tag(tag))
         return await search_sessions(self._runtime.store, filters, wanted, limit=limit, cursor=cursor)
+
+    async def runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        since_ms: int | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """Runs of all sessions as they are stored, newest first. What waits for a turn is in its session's `runs()`.
+
+        Args:
+            status: only those of this status, or of these. Without one, or with "completed" among them, runs come
+                session by session, the most recently changed first, and in each newest first.
+            agent: only those of agents of this name; "" for runs by hand that have none.
+            session_id: only those of this session.
+            since_ms: only those made at this time or later, in milliseconds since 1970, UTC.
+            limit: 1 to 1000.
+            cursor: `page.cursor` of the page before, with the same filters. A session that changes meanwhile may come
+                again, or be missed in part, where runs come session by session.
+
+        Raises:
+            TypeError, ValueError: a filter is no good, or the cursor is none of ours.
+
+        Cost: some 20 us a run given; where runs come session by session, also for each that is passed over.
+        """
+        check_limit(limit, maximum=PAGE_MAX)
+        wanted = run_filter(status, agent, since_ms)
+        only = None if session_id is None else check_session_id(session_id)
+        walk = RunWalk(self._runtime.store, wanted, session_id=only, cursor=cursor)
+        found: list[RunRecord] = []
+        behind: str | None = None
+        for step, record in enumerate(walk, 1):
+            if step % STEPS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            if record is None:
+                continue
+            if len(found) == limit:
+                return RunPage(found, behind)
+            found.append(record)
+            behind = walk.cursor if len(found) == limit else None
+        return RunPage(found, None)
+
+    async def resume_interrupted(self, agents: Iterable[Agent[Any]], *, since_ms: int | None = None) -> ResumedRuns:
+        """Resume all interrupted runs of these agents, in all sessions: after a crash, or when a program was closed.
+
+        Those of one session go on one after the other, in the order in which they were made; sessions side by side.
+
+        Args:
+            agents: found by their names; a run of none of them is left as it is.
+            since_ms: only runs made at this time or later, in milliseconds since 1970, UTC.
+
+        Returns: the replies, and what the others raised instead, by run id: RunFailed, ApprovalRequired, Corrupt, ...
+            A run that somebody else has resumed meanwhile is in neither.
+
+        Raises:
+            TypeError, ValueError: one is no agent, belongs to another runtime, or has the name of another.
+
+        Cancellation: those that are under way are marked as cancelled, the others stay interrupted.
+        """
+        by_name = agents_by_name(agents, self._runtime)
+        interrupted: list[RunRecord] = []
+        cursor: str | None = None
+        while True:
+            page = await self.runs(status="interrupted", since_ms=since_ms, limit=PAGE_MAX, cursor=cursor)
+            interrupted += [run for run in page.runs if run.agent in by_name and not run.manual]
+            cursor = page.cursor
+            if cursor is None:
+                return await resume_runs(interrupted, by_name, self._runtime)
 
     async def delete(self, id: str) -> bool:
         """Drop a session with all its content; False where there was none."""

@@ -12,6 +12,7 @@ from .ledger import RunEnd
 from .message import Message, Usage
 from .outcomes import Key
 from .reply import Delivered
+from .run_queries import RunFilter
 from .run_record import RunRecord, RunStatus, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
 from .state import StateDelta
@@ -373,9 +374,10 @@ class ReadMessages(Request[list[Message]], frozen=True):
 
 
 class ReadRuns(Request[list[RunRecord]], frozen=True):
-    """The latest runs, those in the queue included; oldest first."""
+    """The latest runs that are wanted, those in the queue included; oldest first."""
 
     limit: int | None = None
+    wanted: RunFilter = RunFilter()
 
 
 class ReadRun(Request[RunRecord], frozen=True):

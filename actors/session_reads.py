@@ -15,6 +15,7 @@ from .event_log import EventPage, last_number, read_events
 from .history import History
 from .ledger import Ledger
 from .message import Message, Usage
+from .run_queries import RunFilter
 from .run_record import RunRecord, SpanRecord
 from .seq_ranges import first_of_latest, is_removed
 from .session_messages import ReadEvents, ReadHead, ReadMessages, ReadRun, ReadRuns, ReadSpans
@@ -23,6 +24,8 @@ from .session_records import SessionHead
 __all__ = ["ReadableSession", "journaled_usage", "open_runs_of"]
 
 _log = logging.getLogger("callboard.session")
+
+_RUNS_PAGE = 256
 
 
 class ReadableSession(Actor):
@@ -64,11 +67,11 @@ class ReadableSession(Actor):
 
     @handles(ReadRuns, gated=False)
     def read_runs(self, message: ReadRuns, _context: Context) -> list[RunRecord]:
-        stored = self.archive.runs(self.id.key, limit=message.limit)
-        records = {record.id: self.ledger.runs.get(record.id, record) for record in stored}
-        records.update(self.ledger.runs)
-        runs = sorted(records.values(), key=lambda record: record.id)  # as the archive has them: by their making
-        return runs if message.limit is None else runs[-message.limit :]
+        live, limit, wanted = self.ledger.runs, message.limit, message.wanted
+        ended = [record for record in self._stored_runs(wanted, limit) if record.id not in live]
+        runs = [*ended, *(record for record in live.values() if wanted.takes(record))]
+        runs.sort(key=lambda record: record.id)  # as the archive has them: by their making
+        return runs if limit is None else runs[-limit:]
 
     @handles(ReadRun, gated=False)
     def read_run(self, message: ReadRun, _context: Context) -> RunRecord:
@@ -78,6 +81,19 @@ class ReadableSession(Actor):
     @handles(ReadSpans, gated=False)
     def read_spans(self, message: ReadSpans, _context: Context) -> list[SpanRecord]:
         return self.archive.spans(self.id.key, message.run_id)
+
+    def _stored_runs(self, wanted: RunFilter, limit: int | None) -> list[RunRecord]:
+        """At least the latest `limit` stored runs that are wanted, those that are live apart."""
+        if wanted.takes_all:
+            return self.archive.runs(self.id.key, limit=limit)
+        found: list[RunRecord] = []
+        before = None
+        while records := self.archive.runs(self.id.key, limit=_RUNS_PAGE, before=before):
+            before = records[0].id
+            found += [record for record in records if wanted.takes(record) and record.id not in self.ledger.runs]
+            if wanted.is_past(records[0]) or (limit is not None and len(found) >= limit):
+                break
+        return found
 
     # For the other halves -------------------------------------------------------------------------------------------
 
