@@ -1,19 +1,22 @@
 """`callboard export` and `import`: a session as JSON lines.
 
     {"type":"session", ...}      the head, always the first line
-    {"type":"message", ...}      every message, in order
+    {"type":"message", ...}      every message, in order, those that edits took out of history included
+    {"type":"edit", ...}         every edit of history, in order
     {"type":"run", ...}          every run, in order
     {"type":"span", ...}         the spans of those runs
+    {"type":"state", ...}        every value of the session's own state: its key and value
 
-The fields are those of SessionHead, Message, RunRecord and SpanRecord. An import is one transaction of the store: it is
-there whole or not at all, whatever happens meanwhile.
+The fields are those of SessionHead, Message, EditRecord, RunRecord and SpanRecord. The log of events is left out, and
+begins anew. An import is one transaction of the store: it is there whole or not at all, whatever happens meanwhile.
 """
 
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +24,8 @@ from msgspec.structs import replace
 
 from callboard.actors.archive import Archive
 from callboard.actors.conversation import as_message
+from callboard.actors.edit_record import EditRecord
+from callboard.actors.errors import SessionExists
 from callboard.actors.ids import new_id as make_id
 from callboard.actors.limits import (
     REASON_CHARACTERS_MAX,
@@ -28,21 +33,26 @@ from callboard.actors.limits import (
     check_metadata,
     check_owner,
     check_session_id,
+    check_state_key,
     check_tags,
     json_copy,
 )
 from callboard.actors.message import Message
 from callboard.actors.run_record import OPEN, RunRecord, SpanRecord, advance, check_usage
+from callboard.actors.seq_ranges import Ranges
 from callboard.actors.session_records import (
+    EDIT_CODEC,
     HEAD_CODEC,
     RUN_CODEC,
     SPAN_CODEC,
     SessionHead,
+    edit_key,
     index_changes,
     message_rows,
     span_key,
     stream_of,
 )
+from callboard.actors.state_records import STATE_VALUE_CODEC, StateValue
 from callboard.runtime.context import ACTIVATION_BITS
 from callboard.store.contract import Batch, Row, Table
 from callboard.store.errors import CallboardError
@@ -50,7 +60,15 @@ from callboard.store.opening import open_store
 
 __all__ = ["BadExport", "Export", "SessionExists", "export_session", "import_session", "parse_export"]
 
-Record: TypeAlias = SessionHead | Message | RunRecord | SpanRecord
+
+class StateLine(Struct, frozen=True, tag="state"):
+    """One value of the session's state."""
+
+    key: str
+    value: Any
+
+
+Record: TypeAlias = SessionHead | Message | EditRecord | RunRecord | SpanRecord | StateLine
 
 _TRIES_MAX = 5
 """How often a session is read again that a writer changes meanwhile."""
@@ -74,21 +92,21 @@ class BadExport(CallboardError):
         self.reason = reason
 
 
-class SessionExists(CallboardError):
-    """There is a session of this id already. Nothing was stored."""
-
-
 class Export(Struct, frozen=True):
     """A session with all its content."""
 
     head: SessionHead
     messages: tuple[Message, ...]
+    edits: tuple[EditRecord, ...]
     runs: tuple[RunRecord, ...]
     spans: tuple[SpanRecord, ...]
+    state: tuple[StateLine, ...]
 
     def lines(self) -> bytes:
         """As JSON lines."""
-        records: tuple[Record, ...] = (self.head, *self.messages, *self.runs, *self.spans)
+        records: tuple[Record, ...] = (
+            self.head, *self.messages, *self.edits, *self.runs, *self.spans, *self.state
+        )  # fmt: skip
         return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
 
@@ -102,12 +120,14 @@ def export_session(archive: Archive, session_id: str) -> Export | None:
         head = archive.head(session_id)
         if head is None:
             return None
-        runs = archive.runs(session_id)
+        runs, audit = archive.runs(session_id), archive.audit(session_id)
         export = Export(
-            head=head,
-            messages=tuple(archive.messages(session_id)),
+            head=replace(head, event_count=0),
+            messages=tuple(audit.messages),
+            edits=tuple(audit.edits),
             runs=tuple(runs),
             spans=tuple(span for run in runs for span in archive.spans(session_id, run.id)),
+            state=tuple(StateLine(key, value) for key, value in archive.state(session_id).items()),
         )
         # Each read is a transaction of its own; the revision tells whether a turn was committed between them.
         if archive.head(session_id) == head:
@@ -128,8 +148,10 @@ def parse_export(text: bytes) -> Export:
         raise BadExport(records[0][0] if records else 1, 'a session ("type":"session") has to come first')
     head = records[0][1]
     messages: list[Message] = []
+    edits: list[EditRecord] = []
     runs: dict[str, RunRecord] = {}
     spans: list[SpanRecord] = []
+    state: dict[str, StateLine] = {}
     for number, record in records:
         with _at_line(number):
             match record:
@@ -138,17 +160,23 @@ def parse_export(text: bytes) -> Export:
                 case Message():
                     _check_message(record, len(messages) + 1)
                     messages.append(record)
+                case EditRecord():
+                    _check_edit(record, head, edits)
+                    edits.append(record)
+                case StateLine():
+                    _check_state(record, state)
+                    state[record.key] = record
                 case RunRecord():
                     _check_run(record, head, runs)
                     runs[record.id] = record
                 case SpanRecord():
                     _check_span(record, runs)
                     spans.append(record)
-    if len(messages) != head.message_count or len(runs) != head.run_count:
+    if len(messages) != head.last_seq or len(runs) != head.run_count:
         found = f"{len(messages)} messages and {len(runs)} runs"
-        wanted = f"{head.message_count} and {head.run_count}"
+        wanted = f"{head.last_seq} and {head.run_count}"
         raise BadExport(records[-1][0], f"the file ends after {found}, and its first line says {wanted}")
-    return Export(head, tuple(messages), tuple(runs.values()), tuple(spans))
+    return Export(head, tuple(messages), tuple(edits), tuple(runs.values()), tuple(spans), tuple(state.values()))
 
 
 def _decode(number: int, line: bytes) -> Record:
@@ -174,7 +202,31 @@ def _check_head(head: SessionHead, first: SessionHead) -> None:
     check_tags(head.tags)
     check_metadata(head.metadata)
     _check_times(head.created_at_ms, head.updated_at_ms)
-    _check_counts(head.revision, head.last_turn, head.message_count, head.run_count)
+    _check_counts(head.revision, head.last_turn, head.last_seq, head.run_count)
+    _check_ranges(head.removed, head)
+    if head.forked_from is not None:
+        check_session_id(head.forked_from.session_id)
+        _check_counts(head.forked_from.seq)
+
+
+def _check_ranges(ranges: Ranges, head: SessionHead) -> None:
+    sound = all(1 <= first <= last <= head.last_seq for first, last in ranges)
+    if not sound or any(end + 1 >= start for (_, end), (start, _) in pairwise(ranges)):
+        raise ValueError(f"these are no places of {head.last_seq} messages, in order and apart: {str(ranges)[:100]}")
+
+
+def _check_edit(edit: EditRecord, head: SessionHead, edits: list[EditRecord]) -> None:
+    if not (edits[-1].number if edits else 0) < edit.number <= head.last_turn:
+        raise ValueError(f"edit {edit.number} does not belong behind the one before it, within {head.last_turn} turns")
+    _check_ranges(edit.removed, head)
+    for first, last in edit.removed:
+        if not any(start <= first and last <= end for start, end in head.removed):
+            raise ValueError(f"edit {edit.number} removed messages {first} to {last}, which the head does not say")
+    _check_times(edit.at_ms)
+    _check_counts(edit.revision)
+    _check_text("who made the edit", edit.by or "")
+    _check_text("the edit's reason", edit.reason)
+    _check_text("the edit's run", edit.run_id or "")
 
 
 def _check_message(message: Message, seq: int) -> None:
@@ -197,12 +249,18 @@ def _check_run(run: RunRecord, head: SessionHead, runs: Mapping[str, RunRecord])
     _check_times(run.created_at_ms, run.started_at_ms or 0, run.ended_at_ms or 0)
     _check_counts(run.turn, run.attempts)
     wrote_none = run.first_seq == run.last_seq == 0
-    if not (wrote_none or 1 <= run.first_seq <= run.last_seq <= head.message_count):
-        raise ValueError(f"the run wrote messages {run.first_seq} to {run.last_seq} of {head.message_count}")
+    if not (wrote_none or 1 <= run.first_seq <= run.last_seq <= head.last_seq):
+        raise ValueError(f"the run wrote messages {run.first_seq} to {run.last_seq} of {head.last_seq}")
     check_usage(run.usage)
     for index, message in enumerate(run.input):
         _check_times(message.created_at_ms)
         as_message(message, where=f"input[{index}]")
+
+
+def _check_state(line: StateLine, state: Mapping[str, StateLine]) -> None:
+    if check_state_key(line.key) in state:
+        raise ValueError(f"a key of state comes once: {line.key!r}")
+    check_metadata({**{each.key: each.value for each in state.values()}, line.key: line.value}, what="state")
 
 
 def _check_span(span: SpanRecord, runs: Mapping[str, RunRecord]) -> None:
@@ -249,7 +307,7 @@ def import_session(
     """
     if new_id is not None and new_id != export.head.id:
         export = _renamed(export, check_session_id(new_id))
-    head = replace(export.head, open_turn=None, open_runs=())
+    head = replace(export.head, open_turn=None, open_runs=(), paused_runs=(), queued_runs=(), event_count=0)
     stream = stream_of(head.id)
     with contextlib.closing(open_store(store, master_key=master_key)) as opened:
         stored = opened.load(stream)
@@ -280,6 +338,10 @@ def _rows(export: Export) -> Iterator[Row]:
         yield Row(Table.RUN, ended.id.encode(), RUN_CODEC.encode(ended))
     for span in export.spans:
         yield Row(Table.SPAN, span_key(span.run_id, span.number), SPAN_CODEC.encode(span))
+    for edit in export.edits:
+        yield Row(Table.EDIT, edit_key(edit.number), EDIT_CODEC.encode(edit))
+    for line in export.state:
+        yield Row(Table.STATE, line.key.encode(), STATE_VALUE_CODEC.encode(StateValue(line.value)))
 
 
 def _renamed(export: Export, session_id: str) -> Export:
@@ -288,5 +350,7 @@ def _renamed(export: Export, session_id: str) -> Export:
         head=replace(export.head, id=session_id),
         messages=tuple(replace(one, run_id=ids.get(one.run_id or "", one.run_id)) for one in export.messages),
         runs=tuple(replace(one, id=ids[one.id], session_id=session_id) for one in export.runs),
+        edits=tuple(replace(one, run_id=ids.get(one.run_id or "", one.run_id)) for one in export.edits),
         spans=tuple(replace(one, run_id=ids[one.run_id]) for one in export.spans),
+        state=export.state,
     )
