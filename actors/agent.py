@@ -19,6 +19,7 @@ from .budgets import Spending
 from .chat_input import ChatInput, as_input
 from .chat_options import ChatOptions
 from .chat_stream import ChatStream
+from .errors import InvalidTransition
 from .host import Runtime
 from .ids import new_id
 from .instructions import Instructions, check_instructions
@@ -27,8 +28,10 @@ from .message import Message
 from .model import Model, ModelSettings
 from .outcomes import key_of
 from .output import Output
+from .perspective import GO_ON
 from .reentry import check_not_held, current_held_turns
 from .reply import OutputT, Reply
+from .run_record import RunRecord
 from .session import Session
 from .session_messages import When
 from .session_records import SessionDefaults
@@ -259,6 +262,7 @@ class Agent(Generic[OutputT]):
         *,
         approve: Verdict | Mapping[str, Verdict] | None = None,
         session: Session | None = None,
+        spending: Spending | None = None,
         output: None = None,
     ) -> Reply[OutputT]: ...
 
@@ -269,6 +273,7 @@ class Agent(Generic[OutputT]):
         *,
         approve: Verdict | Mapping[str, Verdict] | None = None,
         session: Session | None = None,
+        spending: Spending | None = None,
         output: type[FormT],
     ) -> Reply[FormT]: ...
 
@@ -279,6 +284,7 @@ class Agent(Generic[OutputT]):
         *,
         approve: Verdict | Mapping[str, Verdict] | None = None,
         session: Session | None = None,
+        spending: Spending | None = None,
         output: OtherForm,
     ) -> Reply[Any]: ...
 
@@ -288,6 +294,7 @@ class Agent(Generic[OutputT]):
         *,
         approve: Verdict | Mapping[str, Verdict] | None = None,
         session: Session | None = None,
+        spending: Spending | None = None,
         output: type[Any] | OtherForm | None = None,
     ) -> Reply[Any]:
         """Go on with a run that waits for approvals, or that was interrupted: in a turn of its own, behind others.
@@ -300,7 +307,7 @@ class Agent(Generic[OutputT]):
             approve: what becomes of the calls that wait: True, False or Denied("why") for all of them, or for each by
                 its call id. Those that are left out go on waiting, or are up to the agent's `approver`.
             session: instead of the agent's own.
-            output: as with the `chat` that began it, which is not stored; None takes the agent's.
+            spending, output: as with the `chat` that began it, which are not stored.
 
         Raises:
             UnknownRun: the session has none of this id.
@@ -312,16 +319,48 @@ class Agent(Generic[OutputT]):
 
         Cancellation: as `chat`; before its turn has come, the run waits as before.
         """
-        session = self._checked_session(session)
-        if session is None:
-            raise TypeError("a run is resumed in its session: give the Agent one, or pass session=")
-        record = await session.run(run_id)
-        if record.agent != self.name or record.manual:
-            whose = "was made by hand" if record.manual else f"is one of agent {record.agent!r}"
-            raise ValueError(f"run {run_id!r} {whose}, not of agent {self.name!r}")
+        session, record = await self._own_run(run_id, session, "resumed")
         resume = Resume(record.turn, as_decisions(approve, record.pending))
         request = self._start_run(run_id, (), session, "queue", output=output, resume=resume)
-        return await self._start(request).wait()
+        return await self._start(replace(request, spending=self._checked_spending(spending))).wait()
+
+    @overload
+    async def retry(self, run_id: str, *, output: None = None, **options: Unpack[ChatOptions]) -> Reply[OutputT]: ...
+
+    @overload
+    async def retry(self, run_id: str, *, output: type[FormT], **options: Unpack[ChatOptions]) -> Reply[FormT]: ...
+
+    @overload
+    async def retry(self, run_id: str, *, output: OtherForm, **options: Unpack[ChatOptions]) -> Reply[Any]: ...
+
+    async def retry(
+        self, run_id: str, *, output: type[Any] | OtherForm | None = None, **options: Unpack[ChatOptions]
+    ) -> Reply[Any]:
+        """Ask again what a run was asked that failed, was cancelled or interrupted: in a new run, from the beginning.
+
+        Its tools run again; to go on with an interrupted run where it was, `resume` it. Where the input stands in
+        history already (`keep_input`), it is not put there again, however often this is called, and the model reads it
+        last. What a run has left there in part stays, and is followed by the input.
+
+        Args:
+            run_id: of a run of an agent of this name, in whatever process it ran.
+            output, options: as with `chat`; `keep_input` is as it was.
+
+        Returns: the reply. Its run's record has `retry_of`, the first run with this input.
+
+        Raises:
+            UnknownRun: the session has none of this id.
+            InvalidTransition: the run has not ended, or was completed.
+            ValueError: the run is another agent's.
+            and all that `chat` raises. Cancellation: as `chat`.
+        """
+        session, record = await self._own_run(run_id, options.get("session"), "retried")
+        if record.is_open or record.status == "completed":
+            raise InvalidTransition(run_id, status=record.status, wanted="retried")
+        options["session"] = session
+        options.setdefault("keep_input", record.keep_input)
+        request = self._chat_request(record.input or GO_ON, output=output, **options)
+        return await self._start(replace(request, retry_of=record.retry_of or record.id)).wait()
 
     async def cancel_run(
         self,
@@ -344,6 +383,16 @@ class Agent(Generic[OutputT]):
             return self._ref.ask_nowait(request, timeout_s=math.inf)
 
         return send() if request.wait is None else request.wait.sent(send, f"the chat with agent {self.name!r}")
+
+    async def _own_run(self, run_id: str, session: Session | None, what: str) -> tuple[Session, RunRecord]:
+        session = self._checked_session(session)
+        if session is None:
+            raise TypeError(f"a run is {what} in its session: give the Agent one, or pass session=")
+        record = await session.run(run_id)
+        if record.agent != self.name or record.manual:
+            whose = "was made by hand" if record.manual else f"is one of agent {record.agent!r}"
+            raise ValueError(f"run {run_id!r} {whose}, not of agent {self.name!r}")
+        return session, record
 
     def _checked_session(self, session: Session | None) -> Session | None:
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
