@@ -14,7 +14,7 @@ import base64
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias, cast, get_args
+from typing import TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -132,7 +132,7 @@ class RunWalk:
             data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
             if not data.startswith(self._name):
                 raise ValueError("of another list")
-            self._walk.go_to(msgspec.msgpack.decode(data[_NAME_BYTES:], type=list[bytes | str | None]))
+            self._walk.go_to(msgspec.msgpack.decode(data[_NAME_BYTES:], type=list[bytes | None]))
         except (ValueError, msgspec.MsgspecError) as error:
             raise ValueError(f"{cursor[:80]!r} is no cursor of this list: {_CURSOR_ADVICE}") from error
 
@@ -189,14 +189,14 @@ class _ByIndex:
             self._sources.append(_Entries(store, Index.OPEN_RUN, b""))
 
     @property
-    def place(self) -> list[bytes | str | None]:
+    def place(self) -> list[bytes | None]:
         return [source.position for source in self._sources]
 
-    def go_to(self, place: list[bytes | str | None]) -> None:
+    def go_to(self, place: list[bytes | None]) -> None:
         if len(place) != len(self._sources):
             raise ValueError("of other statuses")
         for source, position in zip(self._sources, place, strict=True):
-            source.go_to(_position(position))
+            source.go_to(position)
 
     def steps(self, archive: Archive) -> Iterator[RunRecord | None]:
         while True:
@@ -224,11 +224,17 @@ class _BySession:
         self._before: str | None = None
 
     @property
-    def place(self) -> list[bytes | str | None]:
-        return [self._sessions.position, self._session_id, self._before]
+    def place(self) -> list[bytes | None]:
+        return [self._sessions.position, *(None if each is None else each.encode() for each in self._stands_in)]
 
-    def go_to(self, place: list[bytes | str | None]) -> None:
-        position, self._session_id, self._before = _position(place[0]), _text(place[1]), _text(place[2])
+    @property
+    def _stands_in(self) -> tuple[str | None, str | None]:
+        """The session, and the run there that it gave last."""
+        return self._session_id, self._before
+
+    def go_to(self, place: list[bytes | None]) -> None:
+        position, *stands_in = place
+        self._session_id, self._before = (None if each is None else each.decode() for each in stands_in)
         self._sessions.go_to(position)
 
     def steps(self, archive: Archive) -> Iterator[RunRecord | None]:
@@ -264,15 +270,3 @@ def _readable_run(archive: Archive, session_id: str, run_id: str) -> RunRecord |
     except Corrupt as error:
         archive.damage.report(error.where, error.reason)  # one run must not hide the others
         return None
-
-
-def _position(value: bytes | str | None) -> bytes | None:
-    if isinstance(value, str):
-        raise ValueError("no position")
-    return value
-
-
-def _text(value: bytes | str | None) -> str | None:
-    if isinstance(value, bytes):
-        raise ValueError("no text")
-    return cast("str | None", value)
