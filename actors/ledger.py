@@ -368,7 +368,8 @@ class Ledger:
         # At most one revision a change that is taken; a clock that was set back does not move a session back.
         revision = head.revision if self._touched else head.revision + 1
         updated_at_ms = at_ms if at_ms > head.updated_at_ms else head.updated_at_ms
-        fields["event_count"] = self._event_count
+        if self._event_count != head.event_count:
+            fields["event_count"] = self._event_count
         self.head = replace(head, revision=revision, updated_at_ms=updated_at_ms, **fields)
         self._touched = True
 
