@@ -18,6 +18,7 @@ from .limits import METADATA_BYTES_MAX, check_metadata
 from .state import StateDelta, applied
 from .state_messages import Changed, ChangeScope, ForgetDelivery, ReadScope, TakeDeltas
 from .state_records import (
+    OUTBOX_CODEC,
     STATE_HEAD_CODEC,
     STATE_KIND,
     TAKEN_CODEC,
@@ -73,7 +74,10 @@ class StateActor(Actor):
             return
         stream = str(self.id)
         self._head = STATE_HEAD_CODEC.decode(context.stored.head, where=f"head of {stream!r}")
-        self._taken = {key.decode() for key, _ in context.store.scan(stream, Table.OUTBOX)}
+        taken = context.store.scan(stream, Table.OUTBOX)
+        self._taken = {key.decode() for key, _ in taken}
+        if taken and context.stored_by_earlier_owner:
+            self._forget_what_nobody_sends(taken, context)
         self._values = self.visible = read_values(context.store, stream)
 
     @handles(ReadScope, gated=False)
@@ -96,7 +100,9 @@ class StateActor(Actor):
         if message.after and message.after not in self._taken:
             raise OutOfOrder(f"delivery {message.id!r} comes behind {message.after!r}, which is not here")
         self._taken.add(message.id)
-        taken = Row(Table.OUTBOX, message.id.encode(), TAKEN_CODEC.encode(TakenRecord(context.wall_ms())))
+        taken = Row(
+            Table.OUTBOX, message.id.encode(), TAKEN_CODEC.encode(TakenRecord(str(context.sender), context.wall_ms()))
+        )
         self._apply(applied(self._values, message.deltas), message.deltas, (taken,), context)
 
     @handles(ForgetDelivery)
@@ -105,6 +111,16 @@ class StateActor(Actor):
         if message.id in self._taken:
             self._taken.discard(message.id)
             context.stage(rows=(Row(Table.OUTBOX, message.id.encode(), None),))
+
+    def _forget_what_nobody_sends(self, taken: list[tuple[bytes, bytes]], context: Context) -> None:
+        """Drop what an earlier process was not told to forget. Nothing of it is in a mailbox of this process: all that
+        may come is in an outbox."""
+        for key, value in taken:
+            stream = TAKEN_CODEC.decode(value, where=f"delivery {key!r} of {str(self.id)!r}").stream
+            rows = context.store.scan(stream, Table.OUTBOX)
+            if all(OUTBOX_CODEC.decode(row, where=f"the outbox of {stream!r}").id.encode() != key for _, row in rows):
+                self._taken.discard(key.decode())
+                context.stage(rows=(Row(Table.OUTBOX, key, None),))
 
     def _apply(
         self, values: dict[str, Any], deltas: Iterable[StateDelta], rows: tuple[Row, ...], context: Context

@@ -75,8 +75,9 @@ class OutboxRecord(Struct, frozen=True, gc=False, tag="outbox"):
 
 
 class TakenRecord(Struct, frozen=True, gc=False, tag="taken"):
-    """That a delivery was applied, kept until its session has it deleted from its outbox; `at_ms` is for people."""
+    """That a delivery was applied, kept until it is deleted from the outbox of `stream`. `at_ms` is for people."""
 
+    stream: str
     at_ms: int
 
 
