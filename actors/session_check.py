@@ -33,6 +33,7 @@ from .session_records import (
     session_id_of,
     status_value,
 )
+from .state_records import OUTBOX_CODEC, OUTBOX_DUE, STATE_VALUE_CODEC, OutboxRecord
 from .transfer import IMPORTING, read_rows
 
 __all__ = ["DAMAGED_HEAD", "SessionFinding", "check_sessions", "repair_sessions"]
@@ -98,6 +99,7 @@ class _Session:
         self._open_runs: list[RunRecord] = []
         self._unfinished: list[bytes] = []
         self._reminders: list[ReminderRecord] = []
+        self._outbox = False
 
     def findings(self) -> Iterator[SessionFinding]:
         try:
@@ -113,7 +115,8 @@ class _Session:
             yield SessionFinding(self._what, "its import was cut off: import it again with --existing skip")
             return
         if not stored.head:
-            if self._count or self._runs or entries:
+            outbox_only = self._outbox and entries == {(Index.OUTBOX_DUE, OUTBOX_DUE)}  # it outlives a delete
+            if self._count or self._runs or (entries and not outbox_only):
                 yield self._new_head(stored, entries, "it has content and no head")
             return
         try:
@@ -144,6 +147,8 @@ class _Session:
             Table.EDIT: EDIT_CODEC,
             Table.REMINDER: REMINDER_CODEC,
             Table.EVENT: EVENT_CODEC,
+            Table.STATE: STATE_VALUE_CODEC,
+            Table.OUTBOX: OUTBOX_CODEC,
         }
         for table, codec in codecs.items():
             for key, value in read_rows(self._store, self._stream, table):
@@ -180,12 +185,15 @@ class _Session:
                 self._removed = add_range(self._removed, first, last)
         elif isinstance(record, ReminderRecord):
             self._reminders.append(record)
+        elif isinstance(record, OutboxRecord):
+            self._outbox = True
 
     def _entry_changes(self, head: SessionHead, present: set[tuple[Index, bytes]]) -> tuple[IndexRow, ...]:
         wanted = {(entry.index, entry.value) for entry in index_changes(None, head)}
         wanted |= {(Index.OPEN_RUN, run_id.encode()) for run_id in head.open_run_ids}
         wanted |= {(Index.RUN_STATUS, value) for value in self._unfinished}
         wanted |= {(Index.REMINDER_DUE, due_value(record)) for record in self._reminders}
+        wanted |= {(Index.OUTBOX_DUE, OUTBOX_DUE)} if self._outbox else set()
         gone = [IndexRow(index, value, present=False) for index, value in sorted(present - wanted)]
         return (*gone, *(IndexRow(index, value) for index, value in sorted(wanted - present)))
 

@@ -75,7 +75,8 @@ _CLASHES_TOLD = 5
 Existing: TypeAlias = Literal["refuse", "skip", "replace"]
 """What to do where there is a stream of this name already."""
 
-Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | ReminderRecord | list[Message]
+State: TypeAlias = StateHead | StateValue | OutboxRecord | TakenRecord
+Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | ReminderRecord | State | list[Message]
 
 _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.MESSAGE: MESSAGES_CODEC,
@@ -83,7 +84,12 @@ _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.SPAN: SPAN_CODEC,
     Table.STEP: STEP_CODEC,
     Table.EDIT: EDIT_CODEC,
+    Table.STATE: STATE_VALUE_CODEC,
+    Table.OUTBOX: OUTBOX_CODEC,
 }
+
+_STATE_STREAMS = f"{STATE_KIND}:"
+_STATE_CODECS: dict[Table, Codec[Any]] = {Table.STATE: STATE_VALUE_CODEC, Table.OUTBOX: TAKEN_CODEC}
 
 
 class ExportLine(Struct, frozen=True, tag_field="type", tag="export"):
@@ -236,12 +242,16 @@ def _value(value: bytes, codec: Codec[Any] | None) -> dict[str, Any]:
 
 
 def _head_codec(name: str) -> Codec[Any] | None:
+    if name.startswith(_STATE_STREAMS):
+        return STATE_HEAD_CODEC
     return HEAD_CODEC if session_id_of(name) is not None else None
 
 
 def _row_codec(name: str, table: Table) -> Codec[Any] | None:
     if table is Table.REMINDER:
         return REMINDER_CODEC
+    if name.startswith(_STATE_STREAMS):
+        return _STATE_CODECS.get(table)
     return _SESSION_CODECS.get(table) if session_id_of(name) is not None else None
 
 
