@@ -38,6 +38,7 @@ from .session_records import SessionDefaults
 from .submission import Submission
 from .tools import Tool, ToolFunction, ToolSet
 from .turns import Overlap, check_overlap
+from .window import Window
 
 __all__ = ["Agent"]
 
@@ -66,6 +67,7 @@ class Agent(Generic[OutputT]):
             RunPolicy.output_repairs_max times. None: answers are free.
         approver: decides on tool calls that must be approved, while the turn waits. Without one such a run pauses, see
             `resume`.
+        window: how much of a conversation its model sees, instead of what the session's handle says.
 
     Raises:
         TypeError, ValueError: an argument is no good; the message says what would be.
@@ -84,9 +86,11 @@ class Agent(Generic[OutputT]):
         policy: RunPolicy | None = None,
         output: type[OutputT] | OtherForm | None = None,
         approver: Approver | None = None,
+        window: Window | None = None,
     ) -> None:
         kinds = {"session": Session, "runtime": Runtime, "settings": ModelSettings, "policy": RunPolicy}
-        _check_parts(model, tools, dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True)))
+        parts = dict(zip(kinds.items(), (session, runtime, settings, policy), strict=True))
+        _check_parts(model, tools, parts | {("window", Window): window})
         if session is None and runtime is None:
             raise TypeError("an Agent needs a session=, or a runtime= to work without one")
         owner = session.runtime if session is not None else runtime
@@ -108,6 +112,8 @@ class Agent(Generic[OutputT]):
             boards=owner.boards,
             listeners=owner.feeds,
             observers=owner.run_observers,
+            meters=owner.token_meters,
+            window=window,
         )
         self._spec.check_priced(self._spec.policy.budget)
         self._ref: Ref = self._runtime.agent_actor(self._spec, self._runtime.next_agent_key(name))
@@ -462,6 +468,7 @@ class Agent(Generic[OutputT]):
             wait=self._runtime.turn_waits.wait(session.id) if session is not None and waits else None,
             output=None if output is None else Output.of(output),
             resume=resume,
+            window=self._spec.window or (session.window if session is not None else None),
         )
 
 

@@ -50,6 +50,7 @@ from .session_messages import (
     WaitRun,
 )
 from .session_records import SESSION_KIND
+from .window import Excerpt, ExcerptNeed
 
 __all__ = ["AGENT_KIND", "AgentActor"]
 
@@ -128,7 +129,7 @@ class AgentActor(Actor):
         ticket = context.defer()
         self.live[message.run_id] = _Live(ticket, message)
         if message.session_id is None:
-            self._begin(message.run_id, Grant(turn=0, history=(), metadata={}, input=message.input), context)
+            self._begin(message.run_id, Grant(turn=0, excerpt=Excerpt(), metadata={}, input=message.input), context)
         elif message.resume is not None:
             self._ask_to_resume(message, message.resume, context)
         else:
@@ -138,6 +139,7 @@ class AgentActor(Actor):
                 message.defaults,
                 message.quiet_s,
                 message.key,
+                need=_need(message),
             )
             self._ask_for_turn(begin, message.session_id, context)
         return ticket
@@ -172,7 +174,7 @@ class AgentActor(Actor):
 
     def _ask_to_resume(self, message: StartRun, resume: Resume, context: Context) -> None:
         assert message.session_id is not None
-        ask = ResumeTurn(message.run_id, resume.turn, resume.decisions)
+        ask = ResumeTurn(message.run_id, resume.turn, resume.decisions, _need(message))
         tag = _Begin(message.run_id, message.session_id, "interrupted")
         context.request(ActorId(SESSION_KIND, message.session_id), ask, tag=tag)
 
@@ -340,7 +342,7 @@ class AgentActor(Actor):
             live.submitted = True
             start, spec = live.request, self._present_spec()
             record = self._new_record(start, spec, context)
-            begin = BeginTurn(record, start.overlap, start.defaults, start.quiet_s, accepted=True)
+            begin = BeginTurn(record, start.overlap, start.defaults, start.quiet_s, accepted=True, need=_need(start))
             self._ask_for_turn(begin, tag.session_id, context)
             return
         del self.live[tag.run_id]
@@ -406,9 +408,14 @@ class AgentActor(Actor):
             wall_ms=wall_ms,
             output=live.request.output or spec.output,
             shared_spending=live.request.spending,
+            window=live.request.window,
             caller=live.request.caller,
         )
         context.spawn(live.execution.run, tag=run_id)
+
+
+def _need(request: StartRun) -> ExcerptNeed | None:
+    return None if request.window is None else request.window.need()
 
 
 def _failure(signal: ChildEnded, execution: Execution) -> CallboardError:

@@ -15,6 +15,7 @@ from .reply import Reply
 from .session_messages import messages_size_bytes
 from .session_records import SessionDefaults
 from .turns import Overlap
+from .window import Window
 
 __all__ = ["Resume", "StartRun", "SubmitRun"]
 
@@ -35,7 +36,7 @@ class StartRun(Request[Reply], frozen=True):
     overlap: Overlap
     defaults: SessionDefaults
     # Live, hence within this process only: the turns that wait for the run, its own wait for a turn, the form of its
-    # answer, what it spends together with others, and the caller's context, for those who observe.
+    # answer, what it spends together with others, its window, and the caller's context, for those who observe.
     within: tuple[HeldTurn, ...] = ()
     wait: TurnWait | None = None
     output: Output | None = None
@@ -45,6 +46,7 @@ class StartRun(Request[Reply], frozen=True):
     retry_of: str = ""
     caller: contextvars.Context = field(default_factory=contextvars.copy_context)
     quiet_s: float = 0.0
+    window: Window | None = None
     key: Key | None = None
 
     def size_bytes(self) -> int:

@@ -16,7 +16,9 @@ from .model import Model, ModelSettings
 from .output import Output
 from .run_feeds import RunFeeds
 from .run_observing import RunObservers
+from .tokens import TokenMeters
 from .tools import ToolSet
+from .window import Window
 
 if TYPE_CHECKING:
     from .session import Session
@@ -68,6 +70,7 @@ class AgentSpec:
 
     `session_of` makes the handle on a session that its tools get; `listeners` get the events of runs that are being
     streamed, `boards` those of all runs, for the readers of sessions; `observers` are told what runs do.
+    `meters` count tokens. `window` goes before that of a session's handle.
     """
 
     name: str
@@ -82,6 +85,8 @@ class AgentSpec:
     listeners: RunFeeds = field(default_factory=RunFeeds)
     boards: Boards = field(default_factory=Boards)
     observers: RunObservers = field(default_factory=RunObservers)
+    meters: TokenMeters = field(default_factory=TokenMeters)
+    window: Window | None = None
 
     def check_priced(self, budget: Budget | None) -> None:
         """ValueError where the budget bounds cost, and has no price for a model that may answer here."""

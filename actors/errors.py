@@ -11,6 +11,7 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ UnknownSession                   no such session, or it was deleted
 ├─ SessionExists                    there is a session of this id already
 ├─ TooLarge                         also a ValueError: the session's metadata, or its edits, would be more than fits
+├─ NotCompacted                     no summary could be made, or history changed under it; it is as it was
 ├─ StaleTurn                        the turn is over: what came late was refused
 ├─ ApprovalRequired                 the run waits, stored, until somebody approves or denies its calls
 └─ ModelError
@@ -43,6 +44,7 @@ __all__ = [
     "KeyReused",
     "ModelError",
     "ModelUnavailable",
+    "NotCompacted",
     "RateLimited",
     "Refusal",
     "Refused",
@@ -117,6 +119,14 @@ class SessionExists(CallboardError):
 class TooLarge(CallboardError, ValueError):
     """With this change the session's metadata, or what edits left of its history, would be larger than fits. Nothing
     was changed."""
+
+
+class NotCompacted(CallboardError):
+    """A summary was not taken, for the `reason` that it tells: history is shown without it. Trying again may help."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no summary was made: {reason}")
+        self.reason = reason
 
 
 class StaleTurn(CallboardError):

@@ -12,9 +12,9 @@ Where the store does not even take that in time, `turn_over` is left False, and 
 """
 
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 import anyio
 from msgspec.structs import replace
@@ -33,17 +33,17 @@ from .journal import Journal
 from .ledger import RunEnd
 from .limits import reason_of
 from .message import Message, Usage
-from .model import Delta, ModelAnswer, ModelRequest, OnDelta
+from .model import Delta, ModelAnswer, ModelRequest, ModelSettings, OnDelta
 from .output import Output
 from .persistence import persist
-from .perspective import cue, seen_by
 from .progress import Progress
 from .reentry import HeldTurn, hold
 from .reply import ApprovalRequested, AttemptFailed, OutputRepair, Reply, RunEvent, RunStarted
 from .run_context import RunIds, enter_run
-from .run_ending import ended_by_tool
+from .run_ending import ended_by_tool, is_cancellation, last_answer
 from .run_observing import ObservedRun
 from .run_output import RunOutput
+from .run_prompt import RunPrompt
 from .run_record import RunStatus
 from .run_wishes import RunStopped, RunWishes
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
@@ -51,6 +51,7 @@ from .spans import SpanLog
 from .state import StateDelta
 from .tool_calls import ToolCalls
 from .turn_state import NO_STATE, TurnState, open_turn_state
+from .window import Window
 
 __all__ = ["Execution"]
 
@@ -75,6 +76,7 @@ class Execution:
     output: Output | None = None
     wishes: RunWishes = field(default_factory=RunWishes)
     shared_spending: Spending | None = None
+    window: Window | None = None
     caller: contextvars.Context | None = None
     turn_over: bool = False
     end_status: Literal["failed", "cancelled", "interrupted"] = "failed"
@@ -87,6 +89,7 @@ class Execution:
     state: TurnState = NO_STATE
     deltas: tuple[StateDelta, ...] = ()
     spans: SpanLog = field(init=False)
+    prompt: RunPrompt = field(init=False)
     purse: Purse = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,16 @@ class Execution:
         self.purse = Purse(self.spec.policy.budget, self.shared_spending, earlier=earlier)
         self.attempts = Attempts(self.spec.policy)
         self.run_output = RunOutput(self.output, self.spec.policy.output_repairs_max)
+        self.prompt = RunPrompt(
+            agent=self.spec.name,
+            model=self.spec.settings.model or self.spec.model.name,
+            window=self.window,
+            meters=self.spec.meters,
+            grant=self.grant,
+            input=self.input,
+            session=self.session,
+            ask=self._ask_for_summary,
+        )
         self.spans = SpanLog(self.run_id, self.wall_ms, earlier=0 if resumed is None else resumed.spans)
         if resumed is not None:
             self.calls = self._new_calls(Progress(resumed.steps))
@@ -157,7 +170,7 @@ class Execution:
             raise
         except BaseException as error:
             with anyio.CancelScope(shield=True):
-                if _is_cancellation(error):
+                if is_cancellation(error):
                     self.end_status = self.wishes.status
                     await self._fail(self.wishes.status, self.wishes.reason, partial=self.wishes.keep)
                 else:  # a tool or a model raised what is no Exception
@@ -269,14 +282,11 @@ class Execution:
 
     async def _call_model(self, system: tuple[Message, ...]) -> ModelAnswer:
         done = self.calls.journal.progress.messages if self.calls is not None else ()
-        earlier = self._history_before
-        asked = self.input or cue(self.spec.name, earlier)
-        history = repair([*seen_by(self.spec.name, earlier), *asked, *done]).messages
-        messages = (*system, *history, *self.run_output.aside)
         settings = self.spec.settings
         if self._steps_taken and settings.tool_choice not in (None, "none"):
             settings = replace(settings, tool_choice="auto")  # one that demands a call would have them without end
-        request = ModelRequest(messages, self.spec.tools.schemas, settings, self.run_output.schema)
+        request = ModelRequest(system, self.spec.tools.schemas, settings, self.run_output.schema)
+        request = await self.prompt.fill(request, done, self.run_output.aside)
         model = self.spec.settings.model or self.spec.model.name
         self._check_budget()  # no await between this and the call
         self.purse.call_begins()
@@ -292,12 +302,30 @@ class Execution:
             check_answer_usage(answer)
             span.usage = self.purse.add(answer.usage, answer.model or model, model)
             self.usage = self.usage + span.usage  # what an answer that is refused below has cost was spent
+            self.prompt.learn(request, answer.usage)
             answer = check_answer(answer)
+            span.attributes.update(self.prompt.attributes)
             span.attributes.update(finish_reason=answer.finish_reason, attempt=self._attempt_number)
             if answer.model:
                 span.attributes["model"] = answer.model  # of several in a chain, the one that answered
             if answer.request_id is not None:
                 span.attributes["request_id"] = answer.request_id
+        return answer
+
+    async def _ask_for_summary(self, request: ModelRequest) -> ModelAnswer:
+        """A call beside the conversation. It costs as any other."""
+        model = self.spec.model
+        if self.window is not None and self.window.summarizer is not None:
+            model = self.window.summarizer
+        else:
+            request = replace(request, settings=ModelSettings(model=self.spec.settings.model))
+        self._check_budget()
+        self.purse.call_begins()
+        with self.spans.span("summary", "model") as span:
+            answer = await model.complete(request)
+            check_answer_usage(answer)
+            span.usage = self.purse.add(answer.usage, answer.model or model.name, model.name)
+            self.usage = self.usage + span.usage
         return answer
 
     async def _heed(self) -> None:
@@ -335,7 +363,7 @@ class Execution:
         except CallboardError as error:
             raise RunFailed(self.run_id, f"the answer came, but its turn could not be stored: {error}") from error
         return Reply(
-            message=stored[-1] if answer is not None else _last_answer(stored),
+            message=stored[-1] if answer is not None else last_answer(stored),
             messages=tuple(stored),
             run_id=self.run_id,
             session_id=self.session_id,
@@ -380,7 +408,9 @@ class Execution:
         session, turn = self.session, self.grant.turn
         try:
             state = self.deltas if status == "completed" else ()
-            stored = await persist(lambda: session.ask(CloseTurn(self.run_id, turn, end, messages, state)))
+            stored = await persist(
+                lambda: session.ask(CloseTurn(self.run_id, turn, end, messages, state, self.prompt.cut))
+            )
         except StaleTurn:
             self.turn_over = True
             raise
@@ -419,14 +449,6 @@ class Execution:
     @property
     def _ended_by_tool(self) -> bool:
         return self.calls is not None and ended_by_tool(self.calls.journal.progress, self.spec.tools)
-
-    @property
-    def _history_before(self) -> Sequence[Message]:
-        """History without the input, which goes behind it wherever it stands there."""
-        first, history = self.grant.input_seq, self.grant.history
-        if not first:
-            return history
-        return [message for message in history if not first <= message.seq < first + len(self.input)]
 
     @property
     def _steps_taken(self) -> int:
@@ -475,15 +497,3 @@ class Execution:
         if board is not None and board.wants_progress:
             return self._emit
         return self.spec.listeners.get(self.run_id)
-
-
-def _last_answer(messages: list[Message]) -> Message:
-    return next(message for message in reversed(messages) if message.role == "assistant")
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    """Whether it is one, alone or in a group: what trio's own nurseries raise when they are cancelled is a group."""
-    cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1] is None
-    return isinstance(error, cancelled)

@@ -69,7 +69,7 @@ class HandMadeTurn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return self._granted().history
+        return self._granted().excerpt.messages
 
     @property
     def metadata(self) -> dict[str, Any]:

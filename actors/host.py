@@ -32,14 +32,15 @@ from .boards import Boards
 from .model import Model
 from .persistence import persist
 from .reentry import TurnWaits
-from .run_feeds import RunFeeds
 from .retention import RETENTION_KIND, RetentionActor, expire
+from .run_feeds import RunFeeds
 from .run_observing import RunObserver, RunObservers
 from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
 from .state_actor import StateActor
 from .state_records import STATE_KIND
+from .tokens import TokenMeters
 
 __all__ = ["Runtime"]
 
@@ -156,6 +157,7 @@ class Runtime(Kernel):
         self.turn_waits: TurnWaits = TurnWaits()
         self.boards: Boards = Boards()
         self.feeds: RunFeeds = RunFeeds()
+        self.token_meters: TokenMeters = TokenMeters()
         self.on_close(self.boards.aclose)
         self.run_observers: RunObservers = RunObservers()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()

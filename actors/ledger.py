@@ -17,6 +17,7 @@ from .edit_record import EditRecord
 from .event_rows import EVENT_CODEC, HistoryEditedRow, MetadataRow, RunRow, StoredEvent, event_key
 from .limits import check_metadata, storable_reason
 from .message import Message, Usage
+from .overlay import OVERLAY_CODEC, Overlay
 from .run_record import RunRecord, RunStatus, SpanRecord, advance
 from .seq_ranges import add_range
 from .session_records import (
@@ -31,6 +32,7 @@ from .session_records import (
     Step,
     edit_key,
     index_changes,
+    message_key,
     message_rows,
     span_key,
     status_value,
@@ -40,6 +42,9 @@ from .session_records import (
 __all__ = ["Change", "Ledger", "RunEnd", "message_id"]
 
 _NOTHING = Usage()
+
+WINDOWS_MAX = 8
+"""Windows of one session whose cuts are kept. Each is some 30 bytes of a head that is written with every commit."""
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -327,6 +332,25 @@ class Ledger:
         record = self.runs[run_id]
         if record.status != status:
             self.runs[run_id] = advance(record, status, at_ms=at_ms, error=error, attempts=attempts)
+
+    def move_cut(self, window: str, cut: int) -> None:
+        """The window of this name is cut before this place; 0: it is not cut. Stored with the next change.
+
+        Those that were moved last are remembered, up to WINDOWS_MAX of them.
+        """
+        head = self._existing()
+        if dict(head.window_cuts).get(window, 0) != cut:
+            others = tuple(each for each in head.window_cuts if each[0] != window)
+            cuts = (*others, (window, cut))[-WINDOWS_MAX:] if cut else others
+            self.head = replace(head, window_cuts=cuts)
+
+    def put_overlay(self, overlay: Overlay, *, at_ms: int) -> None:
+        """A summary stands for the beginning of history from now on, instead of the one before."""
+        head = self._existing()
+        if head.overlay_seq:
+            self._rows.append(Row(Table.OVERLAY, message_key(head.overlay_seq), None))
+        self._rows.append(Row(Table.OVERLAY, message_key(overlay.last_seq), OVERLAY_CODEC.encode(overlay)))
+        self._change(at_ms, overlay_seq=overlay.last_seq)
 
     def log(self, event: StoredEvent) -> None:
         """This happens behind all that is staged so far; a change of the head must follow, which tells the count."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ..runtime.options import check_number
 from ..runtime.ref import ASK_TIMEOUT_S, Ref
-from .conversation import as_chat_dict, as_message, as_messages, repair
+from .conversation import as_message, as_messages
 from .errors import UnknownSession
 from .event_stream import EventStream
 from .hand_made_turn import HandMadeTurn
@@ -45,12 +45,14 @@ from .session_messages import (
     When,
 )
 from .session_records import SessionDefaults, SessionHead, copy_metadata
+from .session_views import SessionViews
 from .turns import Overlap, check_overlap
+from .window import Strategy, Window, check_strategy
 
 __all__ = ["Session"]
 
 
-class Session(SessionHistory):
+class Session(SessionHistory, SessionViews):
     """One conversation, shared by any number of agents and callers. Made in the store by the first write.
 
     Args:
@@ -59,6 +61,9 @@ class Session(SessionHistory):
         metadata, owner, tags: for a session that does not exist yet; an existing one keeps what it has.
         overlap: what happens, with chats through this handle, where a turn runs already: see `Agent.chat`.
         debounce_s: seconds without another input that "debounce" waits for, ten times that at most.
+        max_messages, max_tokens: how much of history the models of chats through this handle see; all is kept. See
+            Window, which an Agent may have of its own.
+        strategy: which part of it they see: "recent", "head_and_tail" or "summary".
 
     Raises:
         TypeError, ValueError: an argument is no good; the message says what would be.
@@ -78,6 +83,9 @@ class Session(SessionHistory):
         tags: Iterable[str] = (),
         overlap: Overlap = "queue",
         debounce_s: float = 0.5,
+        max_messages: int | None = None,
+        max_tokens: int | None = None,
+        strategy: Strategy = "recent",
     ) -> None:
         if not isinstance(runtime, Runtime):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"a Session needs a Runtime first, not {runtime!r}: Session(runtime, {id!r})")
@@ -91,6 +99,11 @@ class Session(SessionHistory):
         if not 0 < debounce_s < math.inf:
             raise ValueError(f"debounce_s must be a finite number of seconds above 0, not {debounce_s}")
         self.debounce_s: float = debounce_s
+        self.window: Window | None = None
+        if max_messages is not None or max_tokens is not None:
+            self.window = Window(max_messages=max_messages, max_tokens=max_tokens, strategy=strategy)
+        elif check_strategy(strategy) != "recent":
+            raise ValueError(f"strategy={strategy!r} needs max_messages= or max_tokens=: without one all is shown")
         self._ref: Ref = runtime.session_actor(id)
 
     def __repr__(self) -> str:
@@ -123,11 +136,6 @@ class Session(SessionHistory):
         if before_seq is not None and type(before_seq) is not int:
             raise TypeError(f"before_seq must be a message's seq, a whole number, not {before_seq!r}")
         return await self._ref.ask(ReadMessages(limit, before_seq))
-
-    async def messages_for_llm(self) -> list[dict[str, Any]]:
-        """History in the API's own form, fit to be sent: no tool call without its result, no result without its
-        call."""
-        return [as_chat_dict(message) for message in repair(await self.messages()).messages]
 
     async def message_count(self) -> int:
         """How many messages history has."""

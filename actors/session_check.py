@@ -2,8 +2,8 @@
 
 The store's own check (store/lmdb_check.py) knows bytes; this one knows what they mean, and works on every store. What
 it can mend it mends with batches, as any writer would: index entries are made anew from the head, and a head that is
-lost or cannot be read from messages, runs, edits and index entries. Metadata is then empty; the bytes of such a head are
-kept as an outcome of the name `damaged head`. Rows that cannot be read stay where they are: readers leave them out.
+lost or cannot be read from messages, runs, edits and index entries. Metadata is then empty; the bytes of such a head
+are kept as an outcome of the name `damaged head`. Rows that cannot be read stay where they are: readers leave them out.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from ..store.records import Codec
 from .edit_record import EditRecord
 from .event_rows import EVENT_CODEC, StoredEvent
 from .message import Message
+from .overlay import OVERLAY_CODEC
 from .run_record import RunRecord
 from .seq_ranges import Ranges, add_range
 from .session_records import (
@@ -145,6 +146,7 @@ class _Session:
             Table.SPAN: SPAN_CODEC,
             Table.STEP: STEP_CODEC,
             Table.EDIT: EDIT_CODEC,
+            Table.OVERLAY: OVERLAY_CODEC,
             Table.REMINDER: REMINDER_CODEC,
             Table.EVENT: EVENT_CODEC,
             Table.STATE: STATE_VALUE_CODEC,

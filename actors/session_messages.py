@@ -11,12 +11,14 @@ from .event_log import EventPage
 from .ledger import RunEnd
 from .message import Message, Usage
 from .outcomes import Key
+from .overlay import Overlay
 from .reply import Delivered
 from .run_queries import RunFilter
 from .run_record import RunRecord, RunStatus, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
 from .state import StateDelta
 from .turns import Overlap
+from .window import Excerpt, ExcerptNeed
 
 __all__ = [
     "WHENS",
@@ -26,6 +28,7 @@ __all__ = [
     "CancelRun",
     "CancelTurn",
     "CloseTurn",
+    "CommitOverlay",
     "CreateRun",
     "CreateSession",
     "DeleteSession",
@@ -41,11 +44,13 @@ __all__ = [
     "PatchMetadata",
     "PauseTurn",
     "ReadEvents",
+    "ReadExcerpt",
     "ReadHead",
     "ReadMessages",
     "ReadRun",
     "ReadRuns",
     "ReadSpans",
+    "ReadUncovered",
     "RecordStep",
     "ResumeTurn",
     "Resumed",
@@ -55,6 +60,7 @@ __all__ = [
     "StopRun",
     "TakeInput",
     "TurnRevoked",
+    "Uncovered",
     "Unfollow",
     "WaitRun",
     "When",
@@ -99,12 +105,13 @@ class RunOutcome(Struct, frozen=True):
 class Grant(Struct, frozen=True):
     """The exclusive right to extend the conversation, with what it looked like when the turn began.
 
-    `input` is that of the run, with what was merged into it; `input_seq` is where it stands in history already, or 0.
-    `followers` is how many callers beside its own wait for the run.
+    `excerpt` is history, or what a window needs of it. `input` is that of the run, with what was merged into it;
+    `input_seq` is where it stands in history already, or 0. `followers` is how many callers beside its own wait for the
+    run.
     """
 
     turn: int
-    history: tuple[Message, ...]
+    excerpt: Excerpt
     metadata: dict[str, Any]
     resumed: Resumed | None = None
     input: tuple[Message, ...] = ()
@@ -128,6 +135,7 @@ class BeginTurn(Request[Grant | Joined], frozen=True):
     found to repeat another.
 
     `quiet_s` is for the policy "debounce": how long no further input may have come. `accepted`: see AcceptRun.
+    `need` is what of history is wanted with the turn; None: all of it.
     """
 
     run: RunRecord
@@ -136,6 +144,7 @@ class BeginTurn(Request[Grant | Joined], frozen=True):
     quiet_s: float = 0.0
     key: Key | None = None
     accepted: bool = False
+    need: ExcerptNeed | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.run.input)
@@ -150,6 +159,7 @@ class ResumeTurn(Request[Grant], frozen=True):
     run_id: str
     turn: int
     decisions: Decisions
+    need: ExcerptNeed | None = None
 
 
 class TakeInput(Request[tuple[Message, ...]], frozen=True):
@@ -208,7 +218,7 @@ class CloseTurn(Request[list[Message]], frozen=True):
     """End the running turn: the messages become history, together with the run's end. Answered with them as stored.
 
     Sent again after an answer that was lost, it gives the same answer and changes nothing. `state` is what the turn
-    has changed in state.
+    has changed in state, `cut` where its window was cut: the window's name and a place.
     """
 
     run_id: str
@@ -216,6 +226,7 @@ class CloseTurn(Request[list[Message]], frozen=True):
     end: RunEnd
     messages: tuple[Message, ...]
     state: tuple[StateDelta, ...] = ()
+    cut: tuple[str, int] | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.messages)
@@ -371,6 +382,43 @@ class ReadMessages(Request[list[Message]], frozen=True):
 
     limit: int | None = None
     before_seq: int | None = None
+
+
+class ReadExcerpt(Request[Excerpt], frozen=True):
+    """What a window needs of the committed history; None for all of it."""
+
+    need: ExcerptNeed | None
+
+
+class Uncovered(Struct, frozen=True):
+    """The committed messages up to a place that no overlay covers, and the overlay that covers those before.
+
+    `message_count` is how many messages there are up to that place, `created_at_ms` when the session was made.
+    """
+
+    messages: tuple[Message, ...]
+    overlay: Overlay | None
+    message_count: int
+    created_at_ms: int
+
+
+class ReadUncovered(Request[Uncovered], frozen=True):
+    """What a new summary up to a place is to be made of."""
+
+    last_seq: int
+
+
+class CommitOverlay(Request[bool], frozen=True):
+    """Let a summary stand for the beginning of history, if that is as it was when the summary was begun: nothing was
+    taken out of it, no other summary was made, and the session is still the one that was made at `created_at_ms`.
+
+    `earlier_seq` is the last place that the overlay covered which this one was made from; 0 for none. Sent again after
+    an answer that was lost, it gives the same answer.
+    """
+
+    overlay: Overlay
+    earlier_seq: int
+    created_at_ms: int
 
 
 class ReadRuns(Request[list[RunRecord]], frozen=True):

@@ -7,6 +7,7 @@
       SPAN            run id, number u32               -> SpanRecord
       STEP            turn number u64, entry u32       -> Step      (the turn in which the run began)
       EDIT            turn number u64                  -> EditRecord
+      OVERLAY         last place that it covers u64    -> Overlay
       EVENT           event u64, place in the log u64  -> what happened beside messages, see event_rows.py
     indexes
       UPDATED         updated_at_ms u64
@@ -103,6 +104,8 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
         forked_from: where its first messages come from, or None.
         event_count: how many rows the log of events has; see event_rows.py.
         queued_runs: runs that were submitted, and wait for their turn.
+        window_cuts: where windows were cut last: the window's name, and the place of the first message behind the cut.
+        overlay_seq: the key of the latest overlay; 0 for none.
         run_count: how many runs began here.
         last_turn: the number of the last turn that was granted.
         open_turn: the turn that runs, or None.
@@ -127,6 +130,8 @@ class SessionHead(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     forked_from: ForkOrigin | None = None
     event_count: int = 0
     queued_runs: tuple[str, ...] = ()
+    window_cuts: tuple[tuple[str, int], ...] = ()
+    overlay_seq: int = 0
 
     @property
     def message_count(self) -> int:

@@ -44,6 +44,7 @@ from .session_messages import (
 )
 from .session_records import SessionHead, Step, copy_metadata
 from .session_waits import WaitedSession, Waiting
+from .session_window import WindowedSession
 from .turns import Entry, Granted, Refused, Turn
 
 __all__ = ["TurnSession", "step_id"]
@@ -51,7 +52,7 @@ __all__ = ["TurnSession", "step_id"]
 ReplyT = TypeVar("ReplyT")
 
 
-class TurnSession(WaitedSession):
+class TurnSession(WaitedSession, WindowedSession):
     """See the module's text. `turns` says who may extend the conversation now, and who waits."""
 
     def __init__(self, id: ActorId) -> None:
@@ -78,7 +79,7 @@ class TurnSession(WaitedSession):
     @handles(BeginTurn, retryable=True, on_cancel="cancel")
     def begin_turn(self, message: BeginTurn, context: Context) -> Ticket:
         """Grant a turn, or let it wait, as the overlap policy says; or name the run that this repeats."""
-        self.history.load()  # a store that cannot be read refuses here, while nothing has changed yet
+        self.load_for(message.need, context)  # a store that cannot be read refuses here, while nothing has changed yet
         run = message.run
         if message.accepted and run.id not in self.ledger.runs:
             raise StaleTurn(f"run {run.id!r} was cancelled before it asked for its turn")
@@ -113,7 +114,7 @@ class TurnSession(WaitedSession):
     @handles(ResumeTurn, retryable=True, on_cancel="cancel")
     def resume_turn(self, message: ResumeTurn, context: Context) -> Ticket:
         """Grant another turn to a run that paused or was interrupted, or let it queue."""
-        self.history.load()
+        self.load_for(message.need, context)
         resumed = self._resumed(message)
         waiting = Waiting(context.defer(), message, context.sender, resumed)
         self._offer(Entry(message.run_id, waiting), context)
@@ -172,6 +173,8 @@ class TurnSession(WaitedSession):
         except StaleTurn:
             return self._closed_before(message)
         self.keep_state(message, context)
+        if message.cut is not None:
+            self.ledger.move_cut(*message.cut)
         stored = self.ledger.close_turn(message.end, message.messages, at_ms=context.wall_ms())
         self.history.extend(stored)
         self.advance_turns(message.turn, context)
@@ -374,6 +377,7 @@ class TurnSession(WaitedSession):
     def _begin(self, turn: Turn[Waiting | None], waiting: Waiting, context: Context) -> None:
         """A run has its turn."""
         resumed, run_id = None, turn.entry.run_id
+        assert isinstance(waiting.message, BeginTurn | ResumeTurn)
         if isinstance(waiting.message, ResumeTurn):
             resumed = self._resume(turn.number, waiting, context)
             run = self.ledger.runs[run_id]
@@ -382,7 +386,7 @@ class TurnSession(WaitedSession):
         assert self.ledger.head is not None
         grant = Grant(
             turn.number,
-            self.history.whole(),
+            self.granted_excerpt(waiting.message.need, context),
             copy_metadata(self.ledger.head.metadata),
             resumed,
             run.input,

@@ -33,6 +33,7 @@ from ..store.errors import CallboardError, Conflict, Corrupt, NewerFormat
 from ..store.records import Codec
 from .edit_record import EditRecord
 from .message import Message
+from .overlay import OVERLAY_CODEC, Overlay
 from .run_record import RunRecord, SpanRecord
 from .session_records import (
     EDIT_CODEC,
@@ -76,7 +77,7 @@ Existing: TypeAlias = Literal["refuse", "skip", "replace"]
 """What to do where there is a stream of this name already."""
 
 State: TypeAlias = StateHead | StateValue | OutboxRecord | TakenRecord
-Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | ReminderRecord | State | list[Message]
+Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | Overlay | ReminderRecord | State | list[Message]
 
 _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.MESSAGE: MESSAGES_CODEC,
@@ -86,6 +87,7 @@ _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.EDIT: EDIT_CODEC,
     Table.STATE: STATE_VALUE_CODEC,
     Table.OUTBOX: OUTBOX_CODEC,
+    Table.OVERLAY: OVERLAY_CODEC,
 }
 
 _STATE_STREAMS = f"{STATE_KIND}:"

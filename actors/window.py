@@ -34,9 +34,10 @@ from ..runtime.options import check_number
 from .conversation import Repaired, Unit, repair, units
 from .message import Message
 from .model import Model
+from .overlay import Overlay
 from .tokens import TokenCounter, TokenMeter
 
-__all__ = ["STRATEGIES", "Excerpt", "ExcerptNeed", "Overlay", "Strategy", "Window", "WindowView", "cut_view"]
+__all__ = ["STRATEGIES", "Excerpt", "ExcerptNeed", "Strategy", "Window", "WindowView", "check_strategy", "cut_view"]
 
 Strategy = Literal["recent", "head_and_tail", "summary"]
 Number = TypeVar("Number", int, float)
@@ -94,8 +95,7 @@ class Window:
                 raise TypeError(f"{name} must be a whole number, or None, not {limit!r}")
             if limit < 1:
                 raise ValueError(f"{name} must be 1 or more, not {limit}")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"there is no strategy {self.strategy!r}: use one of {', '.join(STRATEGIES)}")
+        check_strategy(self.strategy)
         check_number("keep_until", self.keep_until)
         check_number("cut_to", self.cut_to)
         if not (1 <= self.keep_until <= 4 and 0.1 <= self.cut_to <= 1):
@@ -129,6 +129,14 @@ class Window:
         return ExcerptNeed(self.head_messages_max, messages, characters, self.strategy == "summary", self.name)
 
 
+def check_strategy(strategy: object) -> Strategy:
+    """The strategy, which is one. ValueError otherwise."""
+    for known in STRATEGIES:
+        if strategy == known:
+            return known
+    raise ValueError(f"there is no strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
+
+
 class ExcerptNeed(Struct, frozen=True):
     """How much of history a window is made from: the `first` messages, and of the latest at least `messages`, or as
     many as have `characters`, whichever is less. `window` is the name of the window whose cut is wanted."""
@@ -138,29 +146,6 @@ class ExcerptNeed(Struct, frozen=True):
     characters: int | None
     overlay: bool = False
     window: str = ""
-
-
-class Overlay(Struct, frozen=True, omit_defaults=True, tag="overlay"):
-    """A summary that stands for a range of messages. The messages stay where they are.
-
-    Attributes:
-        last_seq: the range goes from the first message of the session to this one.
-        message_count: how many messages it has; where some were taken back since, the overlay is void.
-        text: the summary.
-        model: what wrote it.
-        created_at_ms: when; milliseconds since 1970, UTC.
-    """
-
-    last_seq: int
-    message_count: int
-    text: str
-    model: str = ""
-    created_at_ms: int = 0
-
-    def message(self) -> Message:
-        """What a model sees of it. Of a user and not of the system: it is made of what users and tools said, which
-        must not speak with the authority of instructions; and some servers take system messages only at the start."""
-        return Message(role="user", content=f"[Summary of the {self.message_count} messages before]\n{self.text}")
 
 
 class Excerpt(Struct, frozen=True):

@@ -13,6 +13,7 @@ Read off: `error_percent` is what a window by tokens is wrong by at first, `lear
 """
 
 import argparse
+import importlib
 import importlib.util
 import os
 import time
@@ -31,11 +32,10 @@ Count = Callable[[str], int]
 
 def load_encoding(name: str) -> Any:
     """tiktoken's encoding, from litellm's copy where that is installed."""
-    import tiktoken  # the benchmark has nothing to say without it, but `--help` does
-
     found = importlib.util.find_spec("litellm")
     if found is not None and found.origin is not None and "TIKTOKEN_CACHE_DIR" not in os.environ:
         os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(found.origin).parent / "litellm_core_utils" / "tokenizers")
+    tiktoken: Any = importlib.import_module("tiktoken")  # its types are there only with it
     return tiktoken.get_encoding(name)
 
 

@@ -7,8 +7,9 @@ from hypothesis import given, strategies as st
 
 from callboard import Message, ToolCall
 from callboard.actors.conversation import repair, units
+from callboard.actors.overlay import Overlay
 from callboard.actors.tokens import TokenMeter
-from callboard.actors.window import Excerpt, Overlay, Strategy, Window, WindowView, cut_view
+from callboard.actors.window import Excerpt, Strategy, Window, WindowView, cut_view
 
 STRATEGIES: list[Strategy] = ["recent", "head_and_tail", "summary"]
 
