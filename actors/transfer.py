@@ -6,9 +6,9 @@
     {"type":"entry","index":"tag","value":...}                        likewise
     {"type":"end","streams":...,"rows":...,"entries":...}             last, or the file was cut off
 
-What callboard knows (heads, messages, runs, spans, steps, edits, reminders) is written as `record`, for people and
-their tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and raw bytes are
-base64.
+What callboard knows (heads, messages, runs, spans, steps, edits, reminders, state) is written as `record`, for people
+and their tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and raw bytes
+are base64.
 
 An import gives every stream the same head, rows and entries, byte for byte. Renewed are: epochs and versions, which
 fence writers of the store that they come from; the numbers of streams, which decide among index entries of one value.
@@ -45,6 +45,17 @@ from .session_records import (
     SessionHead,
     Step,
     session_id_of,
+)
+from .state_records import (
+    OUTBOX_CODEC,
+    STATE_HEAD_CODEC,
+    STATE_KIND,
+    STATE_VALUE_CODEC,
+    TAKEN_CODEC,
+    OutboxRecord,
+    StateHead,
+    StateValue,
+    TakenRecord,
 )
 
 __all__ = [
