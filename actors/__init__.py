@@ -1,7 +1,8 @@
 """Conversations and models: sessions, agents, runs, tools. Knows what a turn is, and nothing of files or event loops.
 
 message, conversation, limits               what is said, and what is fit to be sent or stored
-perspective                                 a shared history, as the model of one agent gets it
+perspective, window, tokens, run_prompt     a shared history, as the model of one agent gets it
+overlay, compaction, session_window, session_overlays, session_views   summaries, and what a session shows of itself
 run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
 archive, history, run_queries               reading what is stored
 seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
@@ -52,6 +53,7 @@ from .errors import (
     KeyReused,
     ModelError,
     ModelUnavailable,
+    NotCompacted,
     RateLimited,
     Refusal,
     Refused,
@@ -75,6 +77,7 @@ from .message_page import MessagePage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
 from .openai_chat import OpenAIChat
 from .output import Output
+from .overlay import Overlay
 from .perspective import GO_ON, NoInput
 from .pooled_transport import PooledTransport
 from .providers import PROVIDERS, Provider
@@ -102,7 +105,9 @@ from .session_manager import SessionManager
 from .session_records import ForkOrigin, SessionHead
 from .state import ScopedState
 from .submission import Submission
+from .tokens import TiktokenCounter, TokenCounter, TokenEstimate
 from .tools import Tool, ToolContext, tool
+from .window import Window, WindowView
 
 __all__ = [
     "GO_ON",
@@ -151,10 +156,12 @@ __all__ = [
     "ModelSettings",
     "ModelUnavailable",
     "NoInput",
+    "NotCompacted",
     "OpenAIChat",
     "Output",
     "OutputRepair",
     "OutputSchema",
+    "Overlay",
     "OwnerState",
     "PooledTransport",
     "Price",
@@ -195,6 +202,9 @@ __all__ = [
     "Submission",
     "Superseded",
     "Template",
+    "TiktokenCounter",
+    "TokenCounter",
+    "TokenEstimate",
     "TooLarge",
     "Tool",
     "ToolCall",
@@ -206,5 +216,7 @@ __all__ = [
     "UnknownSession",
     "Usage",
     "UserState",
+    "Window",
+    "WindowView",
     "tool",
 ]
