@@ -86,7 +86,7 @@ class RunLog(RunObserver):
             fields["arguments"] = call.call.arguments[:_FIELDS_MAX_CHARS]
             fields["result"] = None if call.result is None else call.result.content[:_FIELDS_MAX_CHARS]
         if call.error is None and call.result is not None and call.result.is_error:
-            fields["error_type"] = "tool_error"  # arguments that do not fit, or no tool of this name
+            fields["error_type"] = "tool_error"  # no tool of this name, or a result that is too large
         self._tell(logging.DEBUG, "tool called", call.run, call.error, **fields)
 
     def attempt_failed(self, run: ObservedRun, error: Exception, reason: str, delay_s: float, /) -> None:

@@ -63,10 +63,12 @@ class ObservedRun:
         with _observed(self.observers, lambda observer: observer.model_call(call)):
             return await call.carry_out(on_delta)
 
-    async def call_tool(self, call: ToolCall, carry_out: Callable[[], Awaitable[ToolResult]]) -> ToolResult:
+    async def call_tool(
+        self, call: ToolCall, carry_out: Callable[[], Awaitable[ToolResult]], *, known: bool
+    ) -> ToolResult:
         """Call a tool, with the observers around it."""
         self.tool_calls += 1
-        observed = ObservedToolCall(self, call)
+        observed = ObservedToolCall(self, call, known)
         with _observed(self.observers, lambda observer: observer.tool_call(observed)):
             try:
                 observed.result = await carry_out()
@@ -121,13 +123,14 @@ class ObservedModelCall:
 
 @dataclass(slots=True, eq=False)
 class ObservedToolCall:
-    """One call of a tool. `call.arguments` and `result.content` are content.
+    """One call of a tool, `known` where there is one of this name. `call.arguments` and `result.content` are content.
 
     When it is left: `result` is what the model will read, and `error` what the tool raised, where it did.
     """
 
     run: ObservedRun
     call: ToolCall
+    known: bool = True
     result: ToolResult | None = None
     error: BaseException | None = None
 

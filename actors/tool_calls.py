@@ -147,7 +147,9 @@ class ToolCalls:
         with self.spans.span(call.name, "tool") as span:
             span.attributes["call_id"] = call.id
             carry_out = partial(self.spec.tools.call, call, self._context(call))
-            result = await (carry_out() if self.observed is None else self.observed.call_tool(call, carry_out))
+            known = self.spec.tools.get(call.name) is not None
+            watched = self.observed
+            result = await (carry_out() if watched is None else watched.call_tool(call, carry_out, known=known))
             if result.is_error:
                 span.fail(result.content)
         if result.fails_run:

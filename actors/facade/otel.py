@@ -14,9 +14,9 @@
 | gen_ai.client.operation.time_to_first_chunk | s, of streamed answers |
 | gen_ai.client.token.usage | {token}, as far as servers report them |
 
-`error.type` is the class of the error ("cancelled" or "interrupted" for what was cut off, "tool_error" where a tool's arguments were no
-good). A run that waits for an approval has not failed. Beside the conventions' own, spans have `callboard.run.id`,
-`callboard.turn`, `callboard.run.status` and `callboard.run.attempts`.
+`error.type` is the class of the error; "cancelled" or "interrupted" for what was cut off; "tool_error" where there is no
+such tool, whose name is then "_OTHER". A run that waits for an approval has not failed. Beside the conventions' own,
+spans have `callboard.run.id`, `callboard.turn`, `callboard.run.status` and `callboard.run.attempts`.
 
 What was said is in no span, and no error's text either, since it may quote what was said: only with `content=True`.
 
@@ -154,11 +154,12 @@ class OpenTelemetry(RunObserver):
     def tool_call(self, call: ObservedToolCall, /) -> Generator[None]:
         """execute_tool."""
         began_s = perf_counter()
-        tool = call.call.name
-        measured: _Attributes = {"gen_ai.tool.name": tool, "gen_ai.tool.type": "function"}
+        # A model may ask for any name: one that no tool has would be one more series, and one more name of a span.
+        name = call.call.name if call.known else "_OTHER"
+        measured: _Attributes = {"gen_ai.tool.name": name, "gen_ai.tool.type": "function"}
         attributes = _of_run(call.run) | measured
         attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": call.call.id}
-        with self._span(f"execute_tool {tool}", SpanKind.INTERNAL, attributes) as span:
+        with self._span(f"execute_tool {name}", SpanKind.INTERNAL, attributes) as span:
             yield
             if self._content:
                 span.set_attribute("gen_ai.tool.call.arguments", call.call.arguments)

@@ -1,4 +1,4 @@
-"""The events of sessions whose history is edited or forked: what was said stays an event, and so is what took it away."""
+"""The events of sessions whose history is edited or forked: what was said stays one, and so is what took it away."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
