@@ -14,8 +14,8 @@
 | gen_ai.client.operation.time_to_first_chunk | s, of streamed answers |
 | gen_ai.client.token.usage | {token}, as far as servers report them |
 
-`error.type` is the class of the error; "cancelled" or "interrupted" for what was cut off; "tool_error" where there is no
-such tool, whose name is then "_OTHER". A run that waits for an approval has not failed. Beside the conventions' own,
+`error.type` is the class of the error; "cancelled" or "interrupted" for what was cut off; "tool_error" where there is
+no such tool, whose name is then "_OTHER". A run that waits for an approval has not failed. Beside the conventions' own,
 spans have `callboard.run.id`, `callboard.turn`, `callboard.run.status` and `callboard.run.attempts`.
 
 What was said is in no span, and no error's text either, since it may quote what was said: only with `content=True`.

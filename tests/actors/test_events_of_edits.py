@@ -3,19 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-import pytest
-
 from callboard import HistoryEdited, MessageAdded, Runtime, Session, SessionEvent
 from callboard.actors.event_log import last_number
-from callboard.testing import run_in_virtual_time
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 async def all_of(session: Session) -> list[SessionEvent]:
@@ -28,7 +19,7 @@ def places(events: list[SessionEvent]) -> list[int]:
     return [event.message.seq for event in events if isinstance(event, MessageAdded)]
 
 
-def test_an_edit_is_an_event_behind_the_messages_that_it_takes_out_of_sight(run: Run) -> None:
+def test_an_edit_is_an_event_behind_the_messages_that_it_takes_out_of_sight(run_in_real_time: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
@@ -45,10 +36,10 @@ def test_an_edit_is_an_event_behind_the_messages_that_it_takes_out_of_sight(run:
             assert [event.number for event in events] == [1, 2, 3, 4, 5, 6]
             assert [message.text for message in await session.messages()] == ["a", "b", "e"]
 
-    run(body)
+    run_in_real_time(body)
 
 
-def test_a_fork_begins_with_its_messages_and_has_numbers_of_its_own(run: Run) -> None:
+def test_a_fork_begins_with_its_messages_and_has_numbers_of_its_own(run_in_real_time: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
@@ -64,4 +55,4 @@ def test_a_fork_begins_with_its_messages_and_has_numbers_of_its_own(run: Run) ->
             assert set("ab") <= set(texts)
             assert [event.number for event in events] == list(range(1, len(events) + 1))
 
-    run(body)
+    run_in_real_time(body)
