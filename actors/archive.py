@@ -190,11 +190,18 @@ class Archive:
     def audit(self, session_id: str) -> Audit:
         """All messages that were ever stored, with those that edits have removed, and the edits. Left out: as with
         `messages`. Of a session that does not exist both are empty."""
-        edits = self.edits(session_id)  # first: what they name is all in messages that are read later
+        audit = Audit([], [])
+        for _ in self.audit_steps(session_id, audit):
+            pass
+        return audit
+
+    def audit_steps(self, session_id: str, audit: Audit) -> Iterator[None]:
+        """The same in short steps, into an audit that is empty."""
+        audit.edits.extend(self.edits(session_id))  # first: what they name is all in messages that are read later
         head = self.head(session_id)
-        if head is None:
-            return Audit([], [])
-        return Audit(list(chain.from_iterable(self.windows(session_id, head.last_seq))), edits)
+        for window in self.windows(session_id, head.last_seq) if head is not None else ():
+            audit.messages.extend(window)
+            yield
 
     def state(self, session_id: str) -> dict[str, Any]:
         """The values of the session's own state. Left out: as with `messages`."""

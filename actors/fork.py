@@ -5,11 +5,10 @@ messages never rewritten, so that what comes meanwhile is told by its place, and
 there.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import anyio.to_thread
 from msgspec.structs import replace
 
 from ..store.contract import Row, Store
@@ -19,8 +18,9 @@ from .edit_messages import BeginFork
 from .errors import TooLarge, UnknownSession
 from .ledger import message_id
 from .limits import check_metadata
+from .long_work import work_through
 from .message import Message
-from .session_records import ROW_MESSAGES_MAX, ForkOrigin, SessionHead, message_rows, stream_of
+from .session_records import ForkOrigin, SessionHead, message_rows, stream_of
 from .state_records import read_values
 
 __all__ = ["read_fork"]
@@ -33,24 +33,10 @@ async def read_fork(
     store: Store, session_id: str, new_id: str, *, at_seq: int | None, patch: Mapping[str, Any]
 ) -> BeginFork:
     """The beginning of the session `new_id`: this one up to a place, with a patch of its metadata. See Session.fork."""
-    return await anyio.to_thread.run_sync(partial(_read, store, session_id, new_id, at_seq=at_seq, patch=patch))
-
-
-def _read(store: Store, session_id: str, new_id: str, *, at_seq: int | None, patch: Mapping[str, Any]) -> BeginFork:
     archive = Archive(store)
     head, state = _head_and_state(archive, store, session_id)
-    last = head.last_seq if at_seq is None else min(at_seq, head.last_seq)
-    messages: list[Message] = []
-    rows: list[Row] = []
-    taken = 0
-    for window in archive.windows(session_id, last, removed=head.removed):
-        taken = window[-1].seq
-        numbered = [
-            replace(message, seq=seq, id=message_id(seq)) for seq, message in enumerate(window, len(messages) + 1)
-        ]
-        messages += numbered
-    for start in range(0, len(messages), ROW_MESSAGES_MAX):
-        rows += message_rows(messages[start : start + ROW_MESSAGES_MAX])
+    reading = _Reading(archive, head, head.last_seq if at_seq is None else min(at_seq, head.last_seq))
+    await work_through(store, reading.steps())
     now = archive.head(session_id)
     if now is None or now.created_at_ms != head.created_at_ms or now.revision < head.revision:
         raise UnknownSession(f"session {session_id!r} was deleted while it was forked")
@@ -61,10 +47,33 @@ def _read(store: Store, session_id: str, new_id: str, *, at_seq: int | None, pat
         owner=head.owner,
         tags=head.tags,
         metadata=_patched(head.metadata, patch),
-        last_seq=len(messages),
-        forked_from=ForkOrigin(session_id, taken),
+        last_seq=len(reading.messages),
+        forked_from=ForkOrigin(session_id, reading.taken),
     )
-    return BeginFork(fork, tuple(messages), tuple(rows), state)
+    return BeginFork(fork, tuple(reading.messages), tuple(reading.rows), state)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The messages up to a place, numbered anew, with their rows; `taken` is the place that the last one had."""
+
+    archive: Archive
+    head: SessionHead
+    last: int
+    messages: list[Message] = field(default_factory=list[Message])
+    rows: list[Row] = field(default_factory=list[Row])
+    taken: int = 0
+
+    def steps(self) -> Iterator[None]:
+        for window in self.archive.windows(self.head.id, self.last, removed=self.head.removed):
+            numbered = [
+                replace(message, seq=seq, id=message_id(seq))
+                for seq, message in enumerate(window, len(self.messages) + 1)
+            ]
+            self.taken = window[-1].seq
+            self.messages += numbered
+            self.rows += message_rows(numbered)
+            yield
 
 
 def _head_and_state(archive: Archive, store: Store, session_id: str) -> tuple[SessionHead, dict[str, Any]]:

@@ -1,10 +1,10 @@
 """The half of the public handle that edits a session's history, and reads it by pages, by words, and as it ever was."""
 
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
-import anyio.to_thread
+from msgspec.structs import replace
 
 from ..runtime.ref import Ref
 from .archive import Archive
@@ -22,7 +22,9 @@ from .limits import (
     check_run_id,
     check_seq,
     check_session_id,
+    check_tags,
 )
+from .long_work import work_through
 from .message import Message, Role
 from .message_page import MessagePage, first_page, following_page, page_of
 from .reentry import check_not_held, current_held_turns
@@ -112,7 +114,14 @@ class SessionHistory:
         edit = EditHistory(number=new_number(), kind="clear", by=check_author(by), reason=check_reason(reason))
         return (await self._edit(edit)).count
 
-    async def fork(self, new_id: str, *, at_seq: int | None = None, metadata: Mapping[str, Any] | None = None) -> Self:
+    async def fork(
+        self,
+        new_id: str,
+        *,
+        at_seq: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+    ) -> Self:
         """Make a session that begins as this one is now: its messages, metadata, owner, tags and state.
 
         It is one commit: nobody ever sees a part. The fork's messages have places of their own, from 1 without gaps;
@@ -123,6 +132,7 @@ class SessionHistory:
             new_id: the fork's id, of which there is no session yet.
             at_seq: only the messages up to this place, itself included; None for all.
             metadata: keys to set in the fork's metadata, or to remove with None.
+            tags: further ones, for the fork alone.
 
         Raises:
             SessionExists: there is a session `new_id` already.
@@ -135,7 +145,10 @@ class SessionHistory:
         checked_id = check_session_id(new_id)
         at = check_seq(at_seq) if at_seq is not None else None
         patch = check_metadata(metadata or {}, what="metadata")
+        more = check_tags(tags)
         begin = await read_fork(self.runtime.store, self.id, checked_id, at_seq=at, patch=patch)
+        if more:
+            begin = replace(begin, head=replace(begin.head, tags=check_tags([*begin.head.tags, *more])))
         fork = type(self)(self.runtime, checked_id)
         await fork._ref.ask(begin, timeout_s=math.inf)
         return fork
@@ -147,7 +160,9 @@ class SessionHistory:
 
         Cost: reads all of it, in a worker thread.
         """
-        return await anyio.to_thread.run_sync(Archive(self.runtime.store).audit, self.id)
+        audit = Audit([], [])
+        await work_through(self.runtime.store, Archive(self.runtime.store).audit_steps(self.id, audit))
+        return audit
 
     async def page(self, *, limit: int = 50, cursor: str | None = None, newest_first: bool = True) -> MessagePage:
         """Some messages, oldest first, with cursors to those before and behind them. Waits for no turn.

@@ -1,32 +1,28 @@
 """Searching stored messages: in one session, or in all that an owner or a tag has.
 
-There is no index: messages are gone through, the latest first, in a worker thread and some at a time, so that neither
-the event loop nor anybody who reads or writes waits for more than a fraction of a millisecond. What is looked through
-is what is committed.
+There is no index: messages are gone through, the latest first, some at a time and beside the event loop (see
+long_work.py), so that nobody waits for more than a fraction of a millisecond. What is looked through is what is
+committed.
 """
 
 import base64
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
-import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
 from ..store.contract import Store
 from ..store.errors import Corrupt
 from .archive import WINDOW, Archive
+from .long_work import work_through
 from .search import SearchHit, SearchPage, Wanted
 from .session_records import SessionHead
 
 __all__ = ["Filters", "search_session", "search_sessions"]
 
-PIECE_S = 0.05
-"""So long the thread works in one go: a search that is cancelled ends as soon."""
-
 _ADVICE = "pass page.cursor of the page before, unchanged, with the same words and filters"
+_BEHIND_ALL = 2**63
 
 
 class Filters(Struct, frozen=True):
@@ -35,9 +31,13 @@ class Filters(Struct, frozen=True):
     owner: str | None = None
     tag: str | None = None
 
+    def suit(self, head: SessionHead) -> bool:
+        """True for a session that has this owner and this tag, as far as they are given."""
+        return self.owner in (None, head.owner) and (self.tag is None or self.tag in head.tags)
+
 
 class _At(Struct, frozen=True, array_like=True):
-    """How far a search has come: in this session down to this place, and in the index to this position."""
+    """How far a search has come: in this session down to this place, which it has seen, and in the index to there."""
 
     session_id: str
     before_seq: int
@@ -49,7 +49,7 @@ _AT_DECODER = msgspec.msgpack.Decoder(_At)
 
 @dataclass(slots=True)
 class _Search:
-    """A search under way. Its pieces run in worker threads, one after the other."""
+    """A search under way; its generators pause after each window of messages, and end where it has enough."""
 
     archive: Archive
     wanted: Wanted
@@ -57,40 +57,44 @@ class _Search:
     name: bytes
     at: _At | None = None
     hits: list[SearchHit] = field(default_factory=list[SearchHit])
-    ended: bool = False
+
+    @property
+    def has_enough(self) -> bool:
+        """True where there are as many hits as wanted."""
+        return len(self.hits) >= self.limit
 
     @property
     def page(self) -> SearchPage:
-        cursor = None if self.ended or self.at is None else _cursor(self.name, self.at)
-        return SearchPage(self.hits, cursor)
-
-    async def run(self, steps: Callable[[], Iterator[None]]) -> SearchPage:
-        """Do the steps until there are as many hits as wanted."""
-        going = steps()
-        while not self.ended and len(self.hits) < self.limit:
-            await anyio.to_thread.run_sync(partial(self._work, going))
-        return self.page
-
-    def _work(self, steps: Iterator[None]) -> None:
-        until_s = time.monotonic() + PIECE_S
-        for _ in steps:
-            if len(self.hits) >= self.limit or time.monotonic() > until_s:
-                return
-        self.ended = True
+        """What it has come to."""
+        return SearchPage(self.hits, _cursor(self.name, self.at) if self.has_enough and self.at is not None else None)
 
     def in_session(self, head: SessionHead, before_seq: int, position: bytes = b"") -> Iterator[None]:
-        """Go through the messages of one session before this place, and say after each window how far it came."""
+        """Go through the messages of one session before this place."""
         last = min(before_seq - 1, head.last_seq)
         while last > 0:
             first = max(1, last - WINDOW + 1)
             for message in reversed(self.archive.messages_between(head.id, first, last, removed=head.removed)):
                 if self.wanted.matches(message):
                     self.hits.append(self.wanted.hit(head.id, message))
-                    if len(self.hits) == self.limit:
-                        self.at = _At(head.id, message.seq, position)
-                        yield
+                    self.at = _At(head.id, message.seq, position)
+                    if self.has_enough:
+                        return
             last = first - 1
-            self.at = _At(head.id, first, position)
+            yield
+
+    def in_sessions(self, filters: Filters, begun: _At | None) -> Iterator[None]:
+        """Go through the sessions, behind where an earlier search had come to."""
+        if begun is not None:
+            head = _readable_head(self.archive, begun.session_id)
+            if head is not None and filters.suit(head):
+                yield from self.in_session(head, begun.before_seq, begun.position)
+        after = begun.position if begun is not None else None
+        for position, head in self.archive.heads(owner=filters.owner, tag=filters.tag, after=after):
+            if self.has_enough:
+                return
+            # One that has changed since stands before the position now; what is new in it is not looked for.
+            if head is not None:
+                yield from self.in_session(head, _BEHIND_ALL, position)
             yield
 
 
@@ -99,42 +103,25 @@ async def search_session(
 ) -> SearchPage:
     """See Session.search."""
     search = _Search(Archive(store), wanted, limit, wanted.name(session_id))
-    before_seq = 2**63
-    if cursor is not None:
-        before_seq = _from_cursor(cursor, search.name).before_seq
-
-    def steps() -> Iterator[None]:
-        head = search.archive.head(session_id)
-        if head is not None:
-            yield from search.in_session(head, before_seq)
-
-    return await search.run(steps)
+    begun = _from_cursor(cursor, search.name) if cursor is not None else None
+    head = search.archive.head(session_id)
+    if head is not None:
+        before_seq = begun.before_seq if begun is not None else _BEHIND_ALL
+        await work_through(store, search.in_session(head, before_seq))
+    return search.page
 
 
 async def search_sessions(
     store: Store, filters: Filters, wanted: Wanted, *, limit: int, cursor: str | None
 ) -> SearchPage:
     """See SessionManager.search."""
-    archive = Archive(store)
-    search = _Search(archive, wanted, limit, wanted.name("all", filters.owner, filters.tag))
-    begun = _from_cursor(cursor, search.name) if cursor is not None else None
-    if begun is not None:
-        archive.check_position(begun.position, cursor or "", owner=filters.owner, tag=filters.tag)
-
-    def steps() -> Iterator[None]:
-        if begun is not None:
-            search.at = begun
-            head = _readable_head(archive, begun.session_id)
-            if head is not None and _suits(head, filters):
-                yield from search.in_session(head, begun.before_seq, begun.position)
-        after = begun.position if begun is not None else None
-        for position, head in archive.heads(owner=filters.owner, tag=filters.tag, after=after):
-            if head is not None:
-                search.at = _At(head.id, 1, position)
-                yield from search.in_session(head, 2**63, position)
-            yield
-
-    return await search.run(steps)
+    search = _Search(Archive(store), wanted, limit, wanted.name("all", filters.owner, filters.tag))
+    begun: _At | None = None
+    if cursor is not None:
+        begun = _from_cursor(cursor, search.name)
+        search.archive.check_position(begun.position, cursor, owner=filters.owner, tag=filters.tag)
+    await work_through(store, search.in_sessions(filters, begun))
+    return search.page
 
 
 def _readable_head(archive: Archive, session_id: str) -> SessionHead | None:
@@ -143,10 +130,6 @@ def _readable_head(archive: Archive, session_id: str) -> SessionHead | None:
     except Corrupt as error:
         archive.damage.report(error.where, error.reason)
         return None
-
-
-def _suits(head: SessionHead, filters: Filters) -> bool:
-    return filters.owner in (None, head.owner) and (filters.tag is None or filters.tag in head.tags)
 
 
 def _cursor(name: bytes, at: _At) -> str:
