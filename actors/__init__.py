@@ -7,8 +7,9 @@ run_record, turns, ledger, session_records, budgets  state machines and records 
 archive, history, run_queries               reading what is stored
 seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
                                             by pages, forked, searched
-session_messages, session_reads, session_waits, session_turns, session_stops, session_actor   the actor that is one
-                                            session; quiet and outcomes: input that is held, keys that were answered
+session_messages, session_reads, session_waits, session_turns, session_stops, session_spans, session_actor   the
+                                            actor that is one session; quiet and outcomes: input that is held, keys that
+                                            were answered
 agent_requests, agent_actor, execution, attempts, answer_check, persistence, spans, reentry   the actor that is one
                                             agent, and the runs that it supervises
 run_wishes, run_outcome, run_feeds, event_queue   what others want of a run, and get of it
@@ -103,6 +104,7 @@ from .session_events import (
 )
 from .session_manager import SessionManager
 from .session_records import ForkOrigin, SessionHead
+from .spans import LiveSpan
 from .state import ScopedState
 from .submission import Submission
 from .tokens import TiktokenCounter, TokenCounter, TokenEstimate
@@ -145,6 +147,7 @@ __all__ = [
     "InstructionContext",
     "InvalidTransition",
     "KeyReused",
+    "LiveSpan",
     "Message",
     "MessageAdded",
     "MessagePage",

@@ -52,9 +52,9 @@ class Journal:
         self.state: dict[str, Any] = check_metadata(progress.state, what="state")
         self.scopes: TurnState = NO_STATE
 
-    async def answered(self, answer: Message, *, begun: Iterable[int], usage: Usage) -> None:
-        """An answer that asks for calls came; these of them begin when this returns."""
-        await self._write(messages=(answer,), begun=tuple(begun), usage=usage)
+    async def answered(self, answer: Message, *, begun: Iterable[int], usage: Usage, span: int = 0) -> None:
+        """An answer that asks for calls came, in the span of this number; these of them begin when this returns."""
+        await self._write(messages=(answer,), begun=tuple(begun), usage=usage, span=span)
 
     async def begun(self, index: int) -> None:
         """This call of the latest answer begins when this returns."""
@@ -96,6 +96,7 @@ class Journal:
         begun: tuple[int, ...] = (),
         settled: dict[int, Message] | None = None,
         usage: Usage | None = None,
+        span: int = 0,
     ) -> None:
         progress = self.progress
         try:
@@ -111,6 +112,7 @@ class Journal:
             state=state if state != progress.state else None,
             deltas=deltas if deltas != progress.deltas else None,
             usage=usage,
+            span=span,
         )
         if self._session is not None:
             self._enter_doubt()

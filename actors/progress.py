@@ -23,7 +23,7 @@ __all__ = ["Progress", "StepProgress"]
 class StepProgress:
     """One answer and its calls, each named by its place: which have begun, were approved, and have their result.
 
-    `heard` is the input that was taken in behind them.
+    `heard` is the input that was taken in behind them, `span` the number of the span in which the answer came.
     """
 
     answer: Message
@@ -31,6 +31,7 @@ class StepProgress:
     approved: set[int] = field(default_factory=set[int])
     settled: dict[int, Message] = field(default_factory=dict[int, Message])
     heard: list[Message] = field(default_factory=list[Message])
+    span: int = 0
 
     @property
     def open(self) -> list[tuple[int, ToolCall]]:
@@ -74,7 +75,9 @@ class Progress:
         self.entries = entry.number
         if entry.messages:
             answer, *results = entry.messages  # results: of a callboard that journaled them with their answer
-            self.steps.append(StepProgress(answer, settled=dict(enumerate(results[: len(answer.tool_calls)]))))
+            self.steps.append(
+                StepProgress(answer, settled=dict(enumerate(results[: len(answer.tool_calls)])), span=entry.span)
+            )
         if entry.state is not None:
             self.state = entry.state
         if entry.deltas is not None:

@@ -37,6 +37,7 @@ from .session_messages import (
 from .session_overlays import CompactedSession
 from .session_reads import journaled_usage, open_runs_of
 from .session_records import SessionHead
+from .session_spans import TracedSession
 from .session_stops import StoppableSession
 from .turns import Entry, TurnQueue
 
@@ -48,7 +49,7 @@ _SESSION_BYTES = 4300
 """A session in memory beside its head and its messages: actor, ledger, turn queue (CPython 3.11, tracemalloc)."""
 
 
-class SessionActor(EditableSession, StoppableSession, CompactedSession):
+class SessionActor(EditableSession, StoppableSession, CompactedSession, TracedSession):
     """See the module's text. `outcomes_kept_ms` is how long the outcome of an idempotency key counts."""
 
     def __init__(self, id: ActorId, *, outcomes_kept_ms: int = OUTCOMES_KEPT_MS) -> None:

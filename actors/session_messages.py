@@ -14,7 +14,7 @@ from .outcomes import Key
 from .overlay import Overlay
 from .reply import Delivered
 from .run_queries import RunFilter
-from .run_record import RunRecord, RunStatus, SpanRecord
+from .run_record import RunRecord, RunStatus, SpanKind, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
 from .state import StateDelta
 from .turns import Overlap
@@ -24,6 +24,7 @@ __all__ = [
     "WHENS",
     "AcceptRun",
     "Append",
+    "BeginSpan",
     "BeginTurn",
     "CancelRun",
     "CancelTurn",
@@ -33,6 +34,7 @@ __all__ = [
     "CreateSession",
     "DeleteSession",
     "Delivery",
+    "EndSpan",
     "ExpireSession",
     "Expired",
     "Followers",
@@ -371,6 +373,21 @@ class ReadEvents(Request[EventPage], frozen=True):
     """The next events behind number `after`, as far as they are committed; None: no events, but the latest number."""
 
     after: int | None
+
+
+class BeginSpan(Request[SpanRecord], frozen=True):
+    """A piece of work begins in a run made by hand. Answered with its span, which has its number now."""
+
+    run_id: str
+    name: str
+    kind: SpanKind
+    parent: int
+
+
+class EndSpan(Request[SpanRecord], frozen=True):
+    """It has ended so. Answered with the span as stored. Sent again, it is stored again."""
+
+    span: SpanRecord
 
 
 class ReadHead(Request[SessionHead | None], frozen=True):

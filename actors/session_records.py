@@ -159,6 +159,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
         state: the turn's state, where it changed.
         deltas: all that the turn has changed in app, user and session so far, where that changed.
         usage: tokens of the run so far; with an answer only.
+        span: the number of the span of the model call that gave the answer, or 0.
     """
 
     number: int
@@ -170,6 +171,7 @@ class Step(Struct, frozen=True, omit_defaults=True, tag="step"):
     usage: Usage | None = None
     deltas: tuple[StateDelta, ...] | None = None
     input: tuple[Message, ...] = ()
+    span: int = 0
 
 
 HEAD_CODEC = Codec(SessionHead)

@@ -71,6 +71,7 @@ class ToolCalls:
     _failure: CallboardError | None = None
     _unanswered: list[tuple[_Call, Exception]] = field(default_factory=list[tuple[_Call, Exception]])
     _session: "Session | None" = None
+    _asked_in: int | None = None  # the span of the model call that asked for the present calls
 
     async def begin(self, answer: Message, usage: Usage) -> None:
         """Journal the answer and carry out its calls.
@@ -81,12 +82,15 @@ class ToolCalls:
             CallboardError: the session or its store refuses. Likewise.
         """
         plan = self._plan(StepProgress(answer))
+        self._asked_in = self.spans.latest_model_call
         first = [index for index, _ in plan.run[: self.spec.policy.tool_calls_at_once]]
-        await self.journal.answered(answer, begun=first, usage=usage)
+        await self.journal.answered(answer, begun=first, usage=usage, span=self._asked_in)
         await self._carry_out(plan)
 
     async def go_on(self, step: StepProgress) -> None:
         """Carry out the calls of this step, the latest one, that have no result. Raises as `begin`."""
+        if self._asked_in is None:  # in a turn before this one, whose spans are stored unless it ended in a crash
+            self._asked_in = step.span if step.span <= self.spans.earlier else 0
         await self._carry_out(self._plan(step))
 
     def _plan(self, step: StepProgress) -> _Plan:
@@ -144,7 +148,7 @@ class ToolCalls:
     async def _run(self, index: int, call: ToolCall) -> None:
         if index not in self.journal.progress.steps[-1].begun:
             await self.journal.begun(index)
-        with self.spans.span(call.name, "tool") as span:
+        with self.spans.span(call.name, "tool", parent=self._asked_in or 0) as span:
             span.attributes["call_id"] = call.id
             carry_out = partial(self.spec.tools.call, call, self._context(call))
             known = self.spec.tools.get(call.name) is not None
@@ -205,6 +209,7 @@ class ToolCalls:
             session_state=scopes.session,
             user_state=scopes.user,
             app_state=scopes.app,
+            spans=self.spans,
         )
 
     def _request(self, index: int, call: ToolCall) -> ApprovalRequest:

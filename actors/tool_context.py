@@ -1,10 +1,13 @@
 """What a tool is told about the call that it carries out."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .limits import check_agent_name
+from .spans import LiveSpan, SpanLog
 from .state import ScopedState
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class ToolContext:
             values. What tools change in it commits with the turn, or not at all where that fails.
         user_state: likewise what all sessions of the same owner share; empty, and not to be changed, without an owner.
         app_state: likewise what all sessions share. `increment` adds to a number whatever other turns do meanwhile.
+        spans: where `span` puts its spans; None: nowhere.
     """
 
     agent: str
@@ -49,8 +53,22 @@ class ToolContext:
     session_state: ScopedState = field(default_factory=lambda: ScopedState("session"))
     user_state: ScopedState = field(default_factory=lambda: ScopedState("user"))
     app_state: ScopedState = field(default_factory=lambda: ScopedState("app"))
+    spans: SpanLog | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.idempotency_key:
             object.__setattr__(self, "idempotency_key", f"{self.run_id}:{self.call_id}")
+
+    def span(self, name: str) -> AbstractContextManager[LiveSpan]:
+        """A piece of the tool's own work, as a span of the run: `with context.span("fetch") as span: span.set(rows=3)`.
+
+        It is part of the span that the code runs in: that of the tool call, or one that is open around it, also in
+        tasks and threads that were started inside. An exception marks it as an error. It is stored with the turn's end;
+        of more than 2 000 in one turn, the later ones are not.
+
+        Raises:
+            TypeError, ValueError: the name is no text of 1 to 200 bytes.
+        """
+        log = self.spans if self.spans is not None else SpanLog(self.run_id, lambda: 0)
+        return log.span(check_agent_name(name, what="span name"), "custom")
