@@ -119,7 +119,7 @@ class OpenTelemetry(RunObserver):
                 span.set_attribute("gen_ai.input.messages", _as_json(run.input))
                 if run.output is not None:
                     span.set_attribute("gen_ai.output.messages", _as_json([run.output]))
-            error = None if isinstance(run.error, ApprovalRequired) else run.error
+            error: BaseException | str | None = None if isinstance(run.error, ApprovalRequired) else run.error
             if run.status in ("cancelled", "interrupted"):
                 error = run.status
             measured = {"gen_ai.agent.name": run.agent} | self._failed(span, error)

@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import anyio
 import pytest
-from hypothesis import given, strategies as st
 
 from callboard import (
     Agent,
@@ -30,15 +29,11 @@ from callboard import (
 )
 from callboard.actors.archive import Archive
 from callboard.actors.boards import FEED_MAX, Feed
-from callboard.actors.event_log import EVENTS_PAGE, last_number, read_events
-from callboard.actors.event_rows import MetadataRow
-from callboard.actors.ledger import Ledger
-from callboard.actors.message import Message
+from callboard.actors.event_log import EVENTS_PAGE, last_number
 from callboard.actors.reply import RunStarted
-from callboard.actors.session_check import check_sessions
-from callboard.actors.session_records import SESSION_KIND, SessionDefaults, stream_of
+from callboard.actors.session_records import SESSION_KIND, stream_of
 from callboard.runtime.waking import current_backend
-from callboard.store import Batch, MemoryStore, Row, Table
+from callboard.store import MemoryStore, Table
 from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_virtual_time
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -134,9 +129,10 @@ def test_events_come_while_they_happen_with_what_goes_on_inside_of_runs(run: Run
             call = ToolCall("c", "look", '{"word":"a"}')
             model = ScriptedModel([model_answer(tool_calls=[call]), "it is"], piece_delay_s=0.1)
             agent = Agent("Ann", model=model, session=session, tools=[look])
+            seen: list[SessionEvent] = []
             async with session.events() as events, anyio.create_task_group() as tasks:
                 tasks.start_soon(agent.chat, "hi")
-                seen = await take(events, 11)
+                seen += await take(events, 11)
 
             assert [told(event) for event in seen] == [
                 "running",
@@ -165,10 +161,11 @@ def test_without_progress_a_reader_gets_what_lasts_and_models_need_not_stream(ru
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
             agent = chatting(session, "one two three", piece_delay_s=1.0)
+            seen: list[SessionEvent] = []
+            began_s = anyio.current_time()
             async with session.events(progress=False) as events, anyio.create_task_group() as tasks:
-                began_s = anyio.current_time()
                 tasks.start_soon(agent.chat, "hi")
-                seen = await take(events, 4)
+                seen += await take(events, 4)
 
             assert [told(event) for event in seen] == ["running", "user: hi", "assistant: one two three", "completed"]
             assert anyio.current_time() - began_s < 1.0  # a stream would have taken three seconds
@@ -426,74 +423,3 @@ def test_sessions_of_an_older_store_number_their_messages_and_go_on_from_there(r
             ]  # fmt: skip
 
     run(body)
-
-
-# The log itself -------------------------------------------------------------------------------------------------------
-
-
-def logged(steps: list[int]) -> tuple[MemoryStore, list[str], Ledger]:
-    """A store whose session had these batches: so many messages, or an entry of the log for 0; and what is in it."""
-    store, ledger, expected = MemoryStore(), Ledger("s", None), list[str]()
-    ledger.ensure(SessionDefaults(), at_ms=1)
-    for version, count in enumerate(steps):
-        if count:
-            texts = [f"{version}.{number}" for number in range(count)]
-            ledger.append([Message(role="user", content=text) for text in texts], at_ms=1)
-            expected += [f"user: {text}" for text in texts]
-        else:
-            ledger.patch_metadata({f"k{version}": version}, SessionDefaults(), at_ms=1)
-            expected.append(f"metadata k{version}")
-        change = ledger.take()
-        assert change is not None
-        assert store.commit([Batch(stream_of("s"), 1, version, change.head, change.rows, change.index_rows)]) == [None]
-    return store, expected, ledger
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(0, 300), st.integers(1, 70))
-def test_any_part_of_any_log_is_read_as_it_was_written(steps: list[int], after: int, limit: int) -> None:
-    store, expected, ledger = logged(steps)
-    head = ledger.head
-    assert head is not None
-
-    page = read_events(store, head, after=after, limit=limit)
-
-    assert [told(event) for event in page.events] == expected[after : after + limit]
-    assert (page.upto, page.last) == (max(min(after + limit, len(expected)), min(after, len(expected))), len(expected))
-
-
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=10), st.data())
-def test_a_head_that_is_behind_the_store_shows_no_more_than_it_knows(steps: list[int], data: st.DataObject) -> None:
-    store, expected, _ = logged(steps)
-    known = data.draw(st.integers(1, len(steps)))
-    _, seen, earlier = logged(steps[:known])
-    assert earlier.head is not None
-    after = data.draw(st.integers(0, len(seen)))
-
-    page = read_events(store, earlier.head, after=after)
-
-    assert [told(event) for event in page.events] == expected[after : len(seen)]
-
-
-@pytest.mark.parametrize("table", [Table.MESSAGE, Table.EVENT])
-def test_what_cannot_be_read_leaves_its_number_out_and_hides_nothing_else(table: Table) -> None:
-    store, expected, ledger = logged([1, 0, 1, 0, 1])
-    assert ledger.head is not None
-    key = store.scan(stream_of("s"), table)[1][0]
-    store.commit([Batch(stream_of("s"), 1, 5, rows=(Row(table, key, b"\x01junk"),))])
-
-    events = read_events(store, ledger.head, after=0).events
-
-    lost = 3 if table is Table.MESSAGE else 4
-    assert [told(event) for event in events] == [each for number, each in enumerate(expected, 1) if number != lost]
-    assert [event.number for event in events] == [number for number in range(1, 6) if number != lost]
-    assert store.damage.count == 1
-    assert any("event" in finding.where or "message" in finding.where for finding in check_sessions(store))
-
-
-def test_an_entry_of_the_log_without_a_change_of_the_head_is_a_broken_promise() -> None:
-    ledger = Ledger("s", None)
-    ledger.ensure(SessionDefaults(), at_ms=1)
-    ledger.log(MetadataRow(("a",)))
-
-    with pytest.raises(AssertionError, match="behind the last change"):
-        ledger.take()

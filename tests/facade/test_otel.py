@@ -223,11 +223,8 @@ def test_errors_are_told_by_their_class(run: Run) -> None:
                 "ModelUnavailable",
             )
             points = collected.points("gen_ai.invoke_agent.duration")
-            assert {dict(point.attributes or {}).get("error.type") for point in points} == {
-                "RunFailed",
-                None,
-                "cancelled",
-            }
+            kinds = [dict(point.attributes or {}).get("error.type") for point in points]
+            assert sorted(map(str, kinds)) == ["None", "RunFailed", "cancelled"]
 
     run(body)
 
