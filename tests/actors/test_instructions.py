@@ -99,6 +99,10 @@ def test_key_that_a_state_does_not_have_is_named_with_those_that_it_has() -> Non
         render(Template("${app_state.age}"), WITHOUT_SESSION)
 
 
+def speak(context: InstructionContext) -> str:
+    return context.agent
+
+
 @pytest.mark.parametrize(
     ("instructions", "looks"),
     [
@@ -106,7 +110,7 @@ def test_key_that_a_state_does_not_have_is_named_with_those_that_it_has() -> Non
         (Template("$tone ${address.city}"), False),
         (Template("${app_state.x}"), True),
         (Template("$user_state"), True),
-        (lambda context: "", True),
+        (speak, True),
     ],
 )
 def test_state_is_gathered_for_those_that_may_speak_of_it(instructions: Any, looks: bool) -> None:

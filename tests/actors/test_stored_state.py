@@ -108,7 +108,7 @@ def test_session_stays_in_memory_while_something_of_it_is_on_its_way(run: Run) -
             actor = runtime.session_actor("s")
             assert not actor.passivate()
             runtime.resume(STATE_KIND, "app")
-            while not actor.passivate():
+            while not actor.passivate():  # noqa: ASYNC110 - nobody tells when it may
                 await anyio.sleep(0.05)
 
             assert await AppState(runtime).get() == WORKED
