@@ -137,6 +137,7 @@ class Execution:
         turn, asked = self.grant.turn, self.input
         each, agent = self.spec.observers.each, self.spec.name
         self.observed = run = ObservedRun(each, self.run_id, self.session_id, agent, model, turn, asked, self.caller)
+        self.spans.around = run.span
         if self.calls is not None:  # of a run that goes on
             self.calls.observed = run
         with run.observe():
@@ -144,7 +145,8 @@ class Execution:
                 reply = await self._run()
                 run.status, run.output = "completed", reply.message
             except BaseException as error:
-                run.status = "waiting" if isinstance(error, ApprovalRequired) else self.end_status
+                ended = "cancelled" if isinstance(error, RunStopped) else self.end_status
+                run.status = "waiting" if isinstance(error, ApprovalRequired) else ended
                 run.error = error
                 raise
             finally:
@@ -322,7 +324,8 @@ class Execution:
         self._check_budget()
         self.purse.call_begins()
         with self.spans.span("summary", "model") as span:
-            answer = await model.complete(request)
+            observed = self.observed
+            answer = await (model.complete(request) if observed is None else observed.complete(model, request, None))
             check_answer_usage(answer)
             span.usage = self.purse.add(answer.usage, answer.model or model.name, model.name)
             self.usage = self.usage + span.usage

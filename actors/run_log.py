@@ -10,6 +10,7 @@
 | attempt failed | WARNING | error_type, delay_s |
 | model called | DEBUG | model, duration_ms, tokens in and out, finish_reason, request_id, error_type |
 | tool called | DEBUG | tool, call_id, duration_ms, error_type |
+| span ended | DEBUG | span, duration_ms, error_type |
 
 No record holds what was said: no message, no argument, no result, and no error's text either, since it may quote one.
 With `content=True` the last is there as `reason`, and a tool call has its `arguments` and `result`.
@@ -23,6 +24,7 @@ from typing import Any
 
 from .limits import reason_of
 from .run_observing import ObservedModelCall, ObservedRun, ObservedToolCall, RunObserver
+from .spans import LiveSpan
 
 __all__ = ["RunLog"]
 
@@ -88,6 +90,13 @@ class RunLog(RunObserver):
         if call.error is None and call.result is not None and call.result.is_error:
             fields["error_type"] = "tool_error"  # no tool of this name, or a result that is too large
         self._tell(logging.DEBUG, "tool called", call.run, call.error, **fields)
+
+    @contextmanager
+    def span(self, run: ObservedRun, span: LiveSpan, /) -> Generator[None]:
+        began_s = perf_counter()
+        yield
+        failed = "error" if span.failed else None
+        self._tell(logging.DEBUG, "span ended", run, span=span.name, duration_ms=_ms_since(began_s), error_type=failed)
 
     def attempt_failed(self, run: ObservedRun, error: Exception, reason: str, delay_s: float, /) -> None:
         self._tell(logging.WARNING, "attempt failed", run, error, delay_s=delay_s)

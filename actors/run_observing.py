@@ -1,6 +1,7 @@
 """Who is told what runs do, for spans, metrics and logs: a RunObserver. With none there, a run looks at an empty tuple.
 
-An observer is asked for a context manager around each run, each model call and each tool call. It is entered and left
+An observer is asked for a context manager around each run, each model call, each tool call and each span that a tool
+makes of its own. It is entered and left
 in the task that does the work, so what it makes current there (an OpenTelemetry span, a logging context) holds for all
 that the work does: HTTP requests, a tool's own code, runs that the tool starts. What came of the work is in the object
 that it was given, when it is left.
@@ -20,6 +21,7 @@ from time import perf_counter
 from .message import Message, ToolCall, Usage
 from .model import Delta, Model, ModelAnswer, ModelRequest, OnDelta
 from .run_record import RunStatus
+from .spans import LiveSpan
 from .tools import ToolResult
 
 __all__ = ["ObservedModelCall", "ObservedRun", "ObservedToolCall", "RunObserver", "RunObservers"]
@@ -77,6 +79,10 @@ class ObservedRun:
                 raise
             observed.error = observed.result.cause
             return observed.result
+
+    def span(self, span: LiveSpan) -> AbstractContextManager[None]:
+        """A piece of the user's own work."""
+        return _observed(self.observers, lambda observer: observer.span(self, span))
 
     def attempt_failed(self, error: Exception, reason: str, delay_s: float) -> None:
         """Another attempt follows."""
@@ -148,6 +154,10 @@ class RunObserver:
 
     def tool_call(self, call: ObservedToolCall, /) -> AbstractContextManager[object]:
         """Around a tool call."""
+        return nullcontext()
+
+    def span(self, run: ObservedRun, span: LiveSpan, /) -> AbstractContextManager[object]:
+        """Around a piece of a tool's own work, `context.span("name")`, in the task or thread that does it."""
         return nullcontext()
 
     def attempt_failed(self, run: ObservedRun, error: Exception, reason: str, delay_s: float, /) -> None:

@@ -9,11 +9,11 @@ Which span code runs in is known by a context variable: tasks and threads that a
 """
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from .limits import check_metadata, reason_of, storable_reason
 from .message import Usage
@@ -65,6 +65,10 @@ class LiveSpan:
         self.attributes["error"] = storable_reason(reason)
 
 
+Around: TypeAlias = Callable[[LiveSpan], AbstractContextManager[None]]
+_UNOBSERVED = nullcontext()
+
+
 def current_span(run_id: str) -> int:
     """The number of the span of this run that the present task runs in; 0 where it runs in none."""
     return next((number for of_run, number in reversed(_inside.get()) if of_run == run_id), 0)
@@ -114,6 +118,7 @@ class SpanLog:
         self._numbers = count(earlier + 1)
         self._spans: list[LiveSpan] = []
         self.latest_model_call = 0  # the number of its span, or 0
+        self.around: Around | None = None  # for observers: of a user's own spans, as calls are observed by themselves
 
     @contextmanager
     def span(self, name: str, kind: SpanKind, *, parent: int | None = None) -> Generator[LiveSpan]:
@@ -130,12 +135,14 @@ class SpanLog:
             self._spans.append(live)
         if kind == "model":
             self.latest_model_call = live.number
+        around = _UNOBSERVED if kind != "custom" or self.around is None else self.around(live)
         try:
-            with inside_span(self._run_id, live.number or parent):
-                yield live
-        except BaseException as error:
-            live.fail(reason_of(error))
-            raise
+            with inside_span(self._run_id, live.number or parent), around:
+                try:
+                    yield live
+                except BaseException as error:
+                    live.fail(reason_of(error))
+                    raise
         finally:
             live.ended_at_ms = self._wall_ms()
 

@@ -7,6 +7,7 @@
 | invoke_agent {agent} | INTERNAL | a run, below the span in which it was asked for |
 | chat {model} | CLIENT | a model call, retries of its client included; requests of an instrumented httpx are below |
 | execute_tool {tool} | INTERNAL | a tool call; what the tool does is below it, runs that it starts too |
+| {name} | INTERNAL | a tool's own `context.span(name)` |
 
 | metric, a histogram | unit |
 |---|---|
@@ -51,6 +52,7 @@ from callboard.actors.limits import reason_of
 from callboard.actors.message import Message, Usage
 from callboard.actors.model import Model
 from callboard.actors.run_observing import ObservedModelCall, ObservedRun, ObservedToolCall, RunObserver
+from callboard.actors.spans import LiveSpan
 
 __all__ = ["OpenTelemetry"]
 
@@ -169,6 +171,17 @@ class OpenTelemetry(RunObserver):
             if not failed and call.result is not None and call.result.is_error:
                 failed = self._failed(span, "tool_error")
         self._tool_s.record(perf_counter() - began_s, measured | {"gen_ai.agent.name": call.run.agent} | failed)
+
+    @contextmanager
+    def span(self, run: ObservedRun, span: LiveSpan, /) -> Generator[None]:
+        """A tool's own span; what it says of itself is content."""
+        with self._span(span.name, SpanKind.INTERNAL, _of_run(run)) as traced:
+            yield
+            if self._content:
+                said = {name: value for name, value in span.attributes.items() if isinstance(value, str | int | float)}
+                traced.set_attributes(said)
+            if span.failed:
+                self._failed(traced, "_OTHER")
 
     def attempt_failed(self, run: ObservedRun, error: Exception, reason: str, delay_s: float, /) -> None:
         """An event of the run's span."""

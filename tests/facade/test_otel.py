@@ -25,6 +25,7 @@ from callboard import (
     Runtime,
     Session,
     ToolCall,
+    ToolContext,
     Usage,
     tool,
 )
@@ -176,6 +177,33 @@ def test_a_run_that_a_tool_starts_is_below_the_tools_span(run: Run) -> None:
                 "execute_tool ask > own work",
                 "own work > invoke_agent Bob",
             ]
+
+    run(body)
+
+
+def test_a_tools_own_span_is_below_the_tools_and_says_nothing_of_itself_unless_asked(run: Run) -> None:
+    async def search(context: ToolContext) -> str:
+        with context.span("query") as span:
+            span.set(said=SECRET, rows=3)
+        with context.span("broken"):
+            raise ValueError(SECRET)
+
+    async def body() -> None:
+        quiet, open_hearted = Collected(), Collected(content=True)
+        for collected in (quiet, open_hearted):
+            async with Runtime.in_memory() as runtime:
+                runtime.observe_runs(collected.observer)
+                model = ScriptedModel([model_answer(tool_calls=[ToolCall("c", "search")]), "done"])
+                await Agent("Ann", model=model, runtime=runtime, tools=[search]).chat("hi")
+
+        assert tree(quiet.spans)[2:5] == [
+            "invoke_agent Ann > execute_tool search",
+            "execute_tool search > query",
+            "execute_tool search > broken",
+        ]
+        assert "swordfish" not in quiet.everything()
+        assert (of(open_hearted.spans[3])["said"], of(open_hearted.spans[3])["rows"]) == (SECRET, 3)
+        assert of(quiet.spans[4])["error.type"] == "_OTHER"
 
     run(body)
 
