@@ -107,6 +107,9 @@ from .session_records import ForkOrigin, SessionHead
 from .spans import LiveSpan
 from .state import ScopedState
 from .submission import Submission
+from .team import Agents, Team, TeamStream
+from .team_flows import Flow, Handoff, Parallel, Review, RoundRobin, Router, Sequence
+from .team_turns import Stop, TeamEvent, TeamFailed, TeamReply, TeamTurn, TurnCompleted, TurnFailed
 from .tokens import TiktokenCounter, TokenCounter, TokenEstimate
 from .tools import Tool, ToolContext, tool
 from .window import Window, WindowView
@@ -115,6 +118,7 @@ __all__ = [
     "GO_ON",
     "PROVIDERS",
     "Agent",
+    "Agents",
     "AppState",
     "ApprovalRequest",
     "ApprovalRequested",
@@ -141,8 +145,10 @@ __all__ = [
     "Expiry",
     "FallbackMember",
     "FallbackModel",
+    "Flow",
     "ForkOrigin",
     "HandMadeTurn",
+    "Handoff",
     "HistoryEdited",
     "InstructionContext",
     "InvalidTransition",
@@ -166,6 +172,7 @@ __all__ = [
     "OutputSchema",
     "Overlay",
     "OwnerState",
+    "Parallel",
     "PooledTransport",
     "Price",
     "Prices",
@@ -177,6 +184,9 @@ __all__ = [
     "ResumedRuns",
     "Retention",
     "RetryPolicy",
+    "Review",
+    "RoundRobin",
+    "Router",
     "Run",
     "RunChanged",
     "RunEvent",
@@ -190,6 +200,7 @@ __all__ = [
     "ScopedState",
     "SearchHit",
     "SearchPage",
+    "Sequence",
     "Session",
     "SessionDeleted",
     "SessionEvent",
@@ -202,8 +213,15 @@ __all__ = [
     "Spending",
     "StaleTurn",
     "Stalled",
+    "Stop",
     "Submission",
     "Superseded",
+    "Team",
+    "TeamEvent",
+    "TeamFailed",
+    "TeamReply",
+    "TeamStream",
+    "TeamTurn",
     "Template",
     "TiktokenCounter",
     "TokenCounter",
@@ -215,6 +233,8 @@ __all__ = [
     "ToolFinished",
     "ToolSchema",
     "Truncated",
+    "TurnCompleted",
+    "TurnFailed",
     "UnknownRun",
     "UnknownSession",
     "Usage",

@@ -41,6 +41,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "actors/execution.py::Execution._system": "a user's function: whatever it raises must end the turn",
             "actors/limits.py::reason_of": "the __str__ of an error is anyone's code, and a reason there must be",
             "actors/tool_calls.py::ToolCalls._ask": "a user's approver: the calls beside it go on to their end",
+            "actors/team.py::TeamStream._carry_out": "a user's function: it comes out where the events are read",
             "actors/tools.py::Tool._outcome": "whatever a user's function raises is the tool's answer to the model",
             "actors/tools.py::Tool._given": "the types of a user's parameters raise what they like",
             "actors/tools.py::Tool.needs_approval": "a user's function, which did not say that the call may run",
