@@ -9,6 +9,7 @@ Source: Unicode 15, section 3.13, D147 (compatibility caseless match), without i
 import hashlib
 import unicodedata
 from collections.abc import Iterator
+from typing import cast
 
 from msgspec import Struct
 
@@ -60,10 +61,9 @@ class Wanted(Struct, frozen=True):
         words = sorted(set(folded(text).split()), key=lambda word: (-len(word), word))  # the longest is the rarest
         if not words:
             raise ValueError(f"text holds no words to look for: {text!r}")
-        known = next((each for each in ROLES if each == role), None)
-        if role is not None and known is None:
+        if role is not None and role not in ROLES:
             raise ValueError(f"role is one of {', '.join(ROLES)}, not {role!r}")
-        return cls(tuple(words), known, check_author(author))  # type: ignore[arg-type]  # ROLES are the roles
+        return cls(tuple(words), cast("Role | None", role), check_author(author))
 
     def matches(self, message: Message) -> bool:
         """True where the message is of this role and author, and all words occur in its text."""

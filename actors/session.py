@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from msgspec.structs import replace
 
@@ -289,6 +289,11 @@ class Session(SessionHistory, SessionViews):
         A turn that runs is refused when it ends, those that wait fail with UnknownSession.
         """
         return await self._ref.ask(DeleteSession())
+
+    def _of(self, session_id: str) -> Self:
+        other = type(self)(self.runtime, session_id, overlap=self.overlap, debounce_s=self.debounce_s)
+        other.window = self.window
+        return other
 
     def _append(self, messages: list[Message]) -> Awaitable[list[Message]]:
         return self._in_turn(Append(new_number(), tuple(messages), self.defaults), "adding a message")

@@ -149,7 +149,7 @@ class SessionHistory:
         begin = await read_fork(self.runtime.store, self.id, checked_id, at_seq=at, patch=patch)
         if more:
             begin = replace(begin, head=replace(begin.head, tags=check_tags([*begin.head.tags, *more])))
-        fork = type(self)(self.runtime, checked_id)
+        fork = self._of(checked_id)
         await fork._ref.ask(begin, timeout_s=math.inf)
         return fork
 
@@ -215,6 +215,10 @@ class SessionHistory:
         check_count(limit, what="limit", maximum=PAGE_MAX)
         wanted = Wanted.of(text, role=role, author=author)
         return await search_session(self.runtime.store, self.id, wanted, limit=limit, cursor=cursor)
+
+    def _of(self, session_id: str) -> Self:
+        """The handle on another session of this runtime, with what this handle was given for its calls."""
+        raise NotImplementedError
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

