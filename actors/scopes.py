@@ -19,7 +19,7 @@ from .reentry import check_not_held, current_held_turns
 from .session_messages import ReadHead
 from .session_records import copy_metadata
 from .state import StateDelta, StateScope, check_amount, check_state_patch, patch_deltas
-from .state_messages import Changed, ChangeScope, ChangeSessionState, ReadScope, ReadSessionState
+from .state_messages import Changed, ChangeScope, ChangeSessionState, ReadLatest, ReadSessionState
 from .state_records import APP, STATE_KIND, user_key
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class State:
     async def get(self) -> dict[str, Any]:
         """All of it as committed, a copy. Waits for no turn.
 
-        What a turn that has just ended changed in app or user is there as soon as it is delivered: at once, where
-        nothing fails, but not before the turn's reply.
+        What a turn changed is in it from the turn's reply on. That of app and user is delivered behind the turn's
+        commit: where that fails, it comes some moments later.
         """
         return copy_metadata(await self._door.read())
 
@@ -127,7 +127,7 @@ class _Actor:
         self._ref = runtime.actor(STATE_KIND, key)
 
     async def read(self) -> dict[str, Any]:
-        return await self._ref.ask(ReadScope())
+        return await self._ref.ask(ReadLatest())
 
     async def change(self, deltas: tuple[StateDelta, ...]) -> Changed:
         return await self._ref.ask(ChangeScope(deltas))

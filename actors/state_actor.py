@@ -16,7 +16,7 @@ from ..store.contract import Row, Table
 from ..store.errors import CallboardError
 from .limits import METADATA_BYTES_MAX, check_metadata
 from .state import StateDelta, applied
-from .state_messages import Changed, ChangeScope, ForgetDelivery, ReadScope, TakeDeltas
+from .state_messages import Changed, ChangeScope, ForgetDelivery, ReadLatest, ReadScope, TakeDeltas
 from .state_records import (
     OUTBOX_CODEC,
     STATE_HEAD_CODEC,
@@ -83,6 +83,10 @@ class StateActor(Actor):
     @handles(ReadScope, gated=False)
     def read(self, _message: ReadScope, _context: Context) -> dict[str, Any]:
         return self.visible
+
+    @handles(ReadLatest)
+    def read_latest(self, _message: ReadLatest, _context: Context) -> dict[str, Any]:
+        return self._values
 
     @handles(ChangeScope)
     def change(self, message: ChangeScope, context: Context) -> Changed:

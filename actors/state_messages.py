@@ -14,6 +14,7 @@ __all__ = [
     "ChangeSessionState",
     "Changed",
     "ForgetDelivery",
+    "ReadLatest",
     "ReadScope",
     "ReadSessionState",
     "ReadTurnState",
@@ -33,6 +34,10 @@ class Changed(Struct, frozen=True):
 
 class ReadScope(Request[dict[str, Any]], frozen=True):
     """The committed values. They are the actor's own: whoever gets them changes nothing in them."""
+
+
+class ReadLatest(Request[dict[str, Any]], frozen=True):
+    """The same with all that has come before, answered once that is committed."""
 
 
 class ChangeScope(Request[Changed], frozen=True):

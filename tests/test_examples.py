@@ -61,9 +61,16 @@ def as_two_models(body: Body) -> ScriptStep:
     return f"max_tokens {body['max_tokens']}, temperature {body['temperature']}"
 
 
+def as_waiter(body: Body) -> ScriptStep:
+    if body["messages"][-1]["role"] == "tool":
+        return f"{body['messages'][0]['content']} Here is {body['messages'][-1]['content']}."
+    return answer(tool_calls=[("order", {"article": "tea"})])
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "fallback": as_two_models,
+    "state": as_waiter,
     "structured_output": as_triage,
     "tools": as_clerk,
 }
@@ -76,6 +83,12 @@ FIRST_LINES: dict[str, list[str]] = {
         "Still? max_tokens 200, temperature 0.2",
         "large-model-of-another-house|fake: completed after 1 attempt",
         "large-model-of-another-house|fake: completed after 1 attempt",
+    ],
+    "state": [
+        "You serve in the garden. Offer lemon tart. Here is one tea for the garden.",
+        "session: {'cart': ['tea']}",
+        "user: {'usual': 'tea'}",
+        "orders in all: 1",
     ],
     "structured_output": [
         "Late birthday present: order 88, urgency 4, upset",
@@ -133,6 +146,16 @@ def test_the_sessions_of_an_example_outlive_it(serve: Callable[[Script], str], t
     first, second = run_twice(EXAMPLES / "shared_session.py", serve(()), tmp_path)
 
     assert len(second) > len(first)
+
+
+def test_the_state_of_an_example_is_there_in_another_process(serve: Callable[[Script], str], tmp_path: Path) -> None:
+    _, second = run_twice(EXAMPLES / "state.py", serve(as_waiter), tmp_path)
+
+    assert second[1:] == [
+        "session: {'cart': ['tea', 'tea']}",
+        "user: {'usual': 'tea'}",
+        "orders in all: 2",
+    ]
 
 
 def test_the_approval_of_an_example_comes_in_another_process(serve: Callable[[Script], str], tmp_path: Path) -> None:

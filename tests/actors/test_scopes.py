@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -85,6 +86,24 @@ def test_turn_sees_what_the_turn_before_it_did_without_any_pause(run: Run) -> No
             assert await AppState(runtime).get() == await session.user_state.get() == {"n": 20}
 
     run(body)
+
+
+def test_reader_finds_what_a_turn_changed_from_its_reply_on(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        def act(context: ToolContext) -> None:
+            for state in (context.session_state, context.user_state, context.app_state):
+                state.increment("n")
+
+        async with Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "s", owner="ann")
+            agent = worker_on(runtime, act)
+            for turn in range(1, 11):
+                await agent.chat("go", session=session)
+
+                for state in (session.state, session.user_state, AppState(runtime)):
+                    assert await state.get() == {"n": turn}
+
+    run_in_real_time(body)
 
 
 def test_everything_survives_a_restart(run: Run) -> None:
