@@ -287,9 +287,9 @@ class AgentActor(Actor):
     def delivery(self, message: Delivery, _context: Context) -> None:
         """Let whoever listens to a run know what becomes of its input."""
         if self.spec is not None:
-            listener = self.spec.listeners.get(message.delivered.run_id)
-            if listener is not None:
-                listener(message.delivered)
+            run_id = message.delivered.run_id
+            live = self.live.get(run_id)
+            self.spec.tell(run_id, live.request.session_id if live is not None else None, message.delivered)
 
     def _stop(self, live: _Live, reason: str, context: Context) -> None:
         assert live.execution is not None

@@ -14,6 +14,7 @@ from .budgets import Budget, model_names
 from .instructions import Instructions
 from .model import Model, ModelSettings
 from .output import Output
+from .reply import RunEvent
 from .run_feeds import RunFeeds
 from .run_observing import RunObservers
 from .tokens import TokenMeters
@@ -87,6 +88,16 @@ class AgentSpec:
     observers: RunObservers = field(default_factory=RunObservers)
     meters: TokenMeters = field(default_factory=TokenMeters)
     window: Window | None = None
+
+    def tell(self, run_id: str, session_id: str | None, event: RunEvent) -> None:
+        """Show this to who follows the run, and to who reads its session."""
+        listener = self.listeners.get(run_id)
+        if listener is not None:
+            listener(event)
+        if self.boards and session_id is not None:
+            board = self.boards.find(session_id)
+            if board is not None:
+                board.put(run_id, self.name, event)
 
     def check_priced(self, budget: Budget | None) -> None:
         """ValueError where the budget bounds cost, and has no price for a model that may answer here."""

@@ -486,13 +486,7 @@ class Execution:
         )
 
     def _emit(self, event: RunEvent | Delta) -> None:
-        listener = self.spec.listeners.get(self.run_id)
-        if listener is not None:
-            listener(event)
-        if self.spec.boards and self.session_id is not None:
-            board = self.spec.boards.find(self.session_id)
-            if board is not None:
-                board.put(self.run_id, self.spec.name, event)
+        self.spec.tell(self.run_id, self.session_id, event)
 
     def _on_delta(self) -> OnDelta | None:
         """Who is to hear the pieces of an answer; None where nobody is, and the model need not stream it."""

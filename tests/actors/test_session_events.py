@@ -186,6 +186,24 @@ def test_a_stream_of_the_agent_and_readers_of_the_session_see_the_same_pieces(ru
     run(body)
 
 
+def test_what_becomes_of_an_input_that_waits_is_told_too(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = Agent("Ann", model=ScriptedModel(delay_s=1), session=session)
+            seen: list[SessionEvent] = []
+            async with session.events() as events, anyio.create_task_group() as tasks:
+                tasks.start_soon(agent.chat, "one")
+                await anyio.sleep(0.1)
+                tasks.start_soon(agent.chat, "two")
+                seen += await take(events, 3)
+                tasks.cancel_scope.cancel()
+
+            assert [told(event) for event in seen] == ["running", "RunStarted", "Delivered"]
+
+    run(body)
+
+
 def test_a_run_that_fails_waits_or_is_driven_by_hand_tells_every_status(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
