@@ -23,7 +23,7 @@ from ..runtime.errors import Unknown
 from ..runtime.ref import Ref
 from ..store.errors import CallboardError
 from .agent_spec import AgentSpec
-from .answer_check import check_answer, check_answer_usage
+from .answer_check import check_answer, check_answer_usage, told_or_estimated
 from .attempts import Attempts, failure_reason
 from .budgets import Purse, Spending
 from .conversation import repair
@@ -47,7 +47,7 @@ from .run_prompt import RunPrompt
 from .run_record import RunStatus
 from .run_wishes import RunStopped, RunWishes
 from .session_messages import CloseTurn, Grant, NoteRun, PauseTurn
-from .spans import SpanLog
+from .spans import LiveSpan, SpanLog
 from .state import StateDelta
 from .tool_calls import ToolCalls
 from .turn_state import NO_STATE, TurnState, open_turn_state
@@ -290,8 +290,7 @@ class Execution:
         request = ModelRequest(system, self.spec.tools.schemas, settings, self.run_output.schema)
         request = await self.prompt.fill(request, done, self.run_output.aside)
         model = self.spec.settings.model or self.spec.model.name
-        self._check_budget()  # no await between this and the call
-        self.purse.call_begins()
+        self._afford_call()
         with self.spans.span(model, "model") as span:
             on_delta = self._on_delta()
             try:
@@ -301,9 +300,7 @@ class Execution:
                     answer = await self.observed.complete(self.spec.model, request, on_delta)
             except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
                 raise RuntimeError(f"the model's own run did not end well: {error}") from error
-            check_answer_usage(answer)
-            span.usage = self.purse.add(answer.usage, answer.model or model, model)
-            self.usage = self.usage + span.usage  # what an answer that is refused below has cost was spent
+            await self._pay(request, answer, model, span)  # also where the answer is refused below
             self.prompt.learn(request, answer.usage)
             answer = check_answer(answer)
             span.attributes.update(self.prompt.attributes)
@@ -321,14 +318,11 @@ class Execution:
             model = self.window.summarizer
         else:
             request = replace(request, settings=ModelSettings(model=self.spec.settings.model))
-        self._check_budget()
-        self.purse.call_begins()
+        self._afford_call()
         with self.spans.span("summary", "model") as span:
             observed = self.observed
             answer = await (model.complete(request) if observed is None else observed.complete(model, request, None))
-            check_answer_usage(answer)
-            span.usage = self.purse.add(answer.usage, answer.model or model.name, model.name)
-            self.usage = self.usage + span.usage
+            await self._pay(request, answer, model.name, span)
         return answer
 
     async def _heed(self) -> None:
@@ -345,12 +339,19 @@ class Execution:
             self.calls = self._new_calls(Progress())
         return await self.calls.journal.heard(answer, self._whole_usage)
 
-    def _check_budget(self) -> None:
-        """Raises BudgetExceeded where no further call may begin."""
+    def _afford_call(self) -> None:
+        """A model call begins; BudgetExceeded where none may."""
         reached = self.purse.look(anyio.current_time())
         if reached is not None:
-            exceeded, budget = reached
-            raise BudgetExceeded(self.run_id, exceeded, partial=budget.keep_partial and self._steps_taken > 0)
+            partial = reached[1].keep_partial and self._steps_taken > 0
+            raise BudgetExceeded(self.run_id, reached[0], partial=partial)
+        self.purse.call_begins()
+
+    async def _pay(self, request: ModelRequest, answer: ModelAnswer, model: str, span: LiveSpan) -> None:
+        check_answer_usage(answer)
+        usage = await told_or_estimated(answer, request, self.spec.meters, model)
+        span.usage = self.purse.add(usage, answer.model or model, model)
+        self.usage = self.usage + span.usage
 
     # The end --------------------------------------------------------------------------------------------------------
 

@@ -24,16 +24,19 @@ def decode_usage(usage: msgspec.Raw) -> dict[str, Any] | None:
 
 
 def count_usage(usage: dict[str, Any]) -> Usage:
-    """Tokens as reported, 0 for what is missing or odd. One request was made in any case."""
+    """Tokens as reported, 0 for what is missing or odd. One request was made in any case; `estimated` counts it where
+    no tokens were reported at all: somebody may put an estimate in their place."""
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens") or _count(usage.get("prompt_cache_hit_tokens"))
+    total = _count(usage.get("total_tokens")) or _count(prompt + completion)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=_count(usage.get("total_tokens")) or _count(prompt + completion),
+        total_tokens=total,
         cached_tokens=cached,
         reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
         requests=1,
+        estimated=int(not (prompt or completion or total)),
     )
 
 

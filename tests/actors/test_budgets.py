@@ -186,6 +186,7 @@ def test_a_budget_that_makes_no_sense_is_refused(error: type[Exception], fields:
 
 def test_what_is_no_price_is_refused() -> None:
     wrong: Any = 3.0
+    missing: Any = None
     with pytest.raises(TypeError, match="must have a Price"):
         Prices({"big": wrong})
     with pytest.raises(TypeError, match="must have a Price"):
@@ -195,6 +196,6 @@ def test_what_is_no_price_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         Price(input=-1.0, output=1.0)
     with pytest.raises(TypeError, match="number"):
-        Price(input=wrong and None, output=1.0)
+        Price(input=missing, output=1.0)
     with pytest.raises(TypeError, match="of a Budget"):
         Spending(wrong)

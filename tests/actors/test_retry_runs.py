@@ -220,7 +220,7 @@ class Recorded(MemoryStore):
 
 async def crashed_in_a_turn(*, keep_input: bool) -> Recorded:
     """The store as a crash leaves it to the next process while a tool of the turn runs."""
-    store = Recorded()
+    store = left = Recorded()
     async with Runtime.on(lambda: store) as runtime:
         session = Session(runtime, "s")
         async with anyio.create_task_group() as tasks:

@@ -92,9 +92,9 @@ def test_a_run_that_waits_for_its_turn_is_found_in_its_session_as_it_is_now(run:
             session = Session(runtime, "s")
             agent = agent_in(session, "Ann", delay_s=5.0)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(agent.chat, "one")
-                tasks.start_soon(agent.chat, "two")
-                await anyio.sleep(1.0)
+                for text in ("one", "two"):
+                    tasks.start_soon(agent.chat, text)
+                    await anyio.sleep(0.5)
 
                 assert [record.input[0].text for record in await session.runs(status="queued")] == ["two"]
                 assert [record.input[0].text for record in await session.runs(status="running")] == ["one"]
@@ -170,7 +170,8 @@ def test_pages_together_are_the_whole_whatever_the_filter(run: Run) -> None:
             manager = SessionManager(runtime)
             await some_runs(runtime)
             await some_runs(runtime)
-            for filters in ({}, {"session_id": "a"}, {"status": "failed"}, {"status": OPEN}, {"agent": "Ann"}):
+            one_session: dict[str, Any] = {"session_id": "a"}
+            for filters in (one_session, {}, {"status": "failed"}, {"status": OPEN}, {"agent": "Ann"}):
                 whole = await manager.runs(**filters, limit=1000)
 
                 assert whole.cursor is None
@@ -187,16 +188,12 @@ def test_a_cursor_is_refused_by_a_list_of_others(run: Run) -> None:
             await some_runs(runtime)
             cursor = (await manager.runs(status="failed", limit=1)).cursor
             assert cursor is not None
-            wrong: Any
-            for wrong, status in (
-                (cursor, "cancelled"),
-                (cursor[:-4], "failed"),
-                ("?", "failed"),
-                (cursor + "AA", None),
-            ):
+            for other in (cursor[:-4], "?", cursor + "AA"):
                 with pytest.raises(ValueError, match="no cursor of this list"):
-                    await manager.runs(status=status, cursor=wrong)
-            wrong = 3
+                    await manager.runs(status="failed", cursor=other)
+            with pytest.raises(ValueError, match="no cursor of this list"):
+                await manager.runs(status="cancelled", cursor=cursor)
+            wrong: Any = 3
             with pytest.raises(TypeError, match="must be a string"):
                 await manager.runs(cursor=wrong)
             wrong = "lost"
@@ -300,7 +297,7 @@ class Recorded(MemoryStore):
 
 async def crashed_in_turns(sessions: int) -> Recorded:
     """What a crash leaves while a tool runs in each of so many sessions."""
-    store = Recorded()
+    store = left = Recorded()
     async with Runtime.on(lambda: store) as runtime, anyio.create_task_group() as tasks:
         for number in range(sessions):
             agent = agent_of(World(wait_s=50.0), Session(runtime, f"s-{number}"))
@@ -352,10 +349,11 @@ def test_only_runs_of_these_agents_and_since_then_are_resumed_and_errors_are_tol
 def test_what_cannot_be_asked_to_resume_is_refused(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime, Runtime.in_memory() as other:
-            manager, wrong = SessionManager(runtime), "Ann"
+            manager = SessionManager(runtime)
+            wrong: Any = "Ann"
             ann = agent_in(Session(runtime, "s"), "Ann")
             with pytest.raises(TypeError, match="is none"):
-                await manager.resume_interrupted([wrong])  # type: ignore[list-item] # what is refused
+                await manager.resume_interrupted([wrong])
             with pytest.raises(ValueError, match="two agents"):
                 await manager.resume_interrupted([ann, agent_in(Session(runtime, "t"), "Ann")])
             with pytest.raises(ValueError, match="another runtime"):

@@ -122,7 +122,7 @@ def test_failed_attempts_count_as_model_calls(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
-            agent = agent_with(Budget(model_calls=2), session, lambda _request: ModelUnavailable("busy"))
+            agent = agent_with(Budget(model_calls=2), session, [ModelUnavailable("busy")] * 3)
             with pytest.raises(BudgetExceeded):
                 await agent.chat("go")
 
@@ -252,5 +252,29 @@ def test_a_run_without_a_session_has_a_budget_too(run: Run) -> None:
                 await agent.chat("go", spending=Spending(Budget(model_calls=2)))
 
             assert len(model.requests) == 2
+
+    run(body)
+
+
+def test_what_a_server_does_not_report_is_estimated_and_marked_so_and_counts(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            silent = Usage(requests=1, estimated=1)
+            call = model_answer(tool_calls=[ToolCall("c", "look", "{}")], usage=silent)
+            script = [call, model_answer("word " * 300, usage=silent), model_answer("told", usage=ONE)]
+            agent = agent_with(Budget(prices=PRICES), session, script)
+            reply = await agent.chat("word " * 1000)
+            told = await agent.chat("and now?")
+
+            assert (reply.usage.requests, reply.usage.estimated, told.usage.estimated) == (2, 2, 0)
+            assert 1_700 <= reply.usage.prompt_tokens <= 2_700
+            assert 250 <= reply.usage.completion_tokens <= 450
+            assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+            assert reply.usage.cost > 0
+            model_spans = [span for span in await session.spans(reply.run_id) if span.kind == "model"]
+            assert sum((span.usage for span in model_spans), Usage()) == reply.usage
+            with pytest.raises(BudgetExceeded, match="budget of 100 tokens"):
+                await agent_with(Budget(tokens=100), session, [call, call]).chat("word " * 1000)
 
     run(body)

@@ -70,7 +70,7 @@ def test_details_of_usage_are_found_under_each_servers_names() -> None:
 def test_broken_usage_counts_as_not_reported_and_does_not_cost_the_answer(usage: object) -> None:
     answer, _ = join({**chunk({"content": "a"}), "usage": usage})
 
-    assert answer.usage == Usage(requests=1)
+    assert answer.usage == Usage(requests=1, estimated=1)
 
 
 def test_the_largest_usage_is_taken_and_a_sum_beyond_it_counts_as_not_reported() -> None:
