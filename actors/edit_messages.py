@@ -8,6 +8,7 @@ from ..runtime.envelope import Request
 from ..store.contract import Row
 from .edit_record import EditKind
 from .message import Message
+from .overlay import Overlay
 from .session_messages import OneStep, messages_size_bytes
 from .session_records import SessionHead
 
@@ -56,12 +57,14 @@ class ReadPage(Request[PageRead], frozen=True):
 
 
 class BeginFork(Request[SessionHead], frozen=True):
-    """Begin the session with this head, these messages and their rows, and this state. There must be none yet."""
+    """Begin the session with this head, these messages and their rows, this state and summary. There must be none
+    yet."""
 
     head: SessionHead
     messages: tuple[Message, ...]
     rows: tuple[Row, ...]
     state: dict[str, Any]
+    overlay: Overlay | None = None
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.messages)

@@ -67,6 +67,9 @@ class EditableSession(StatefulSession):
         self.history.extend(message.messages)
         if message.state:
             self.copy_state(message.state, context)
+        if message.overlay is not None:
+            self.ledger.put_overlay(message.overlay, at_ms=context.wall_ms())
+            self.keep_overlay(message.overlay)
         self.stage(context)
         return head
 

@@ -122,7 +122,7 @@ class SessionHistory:
         metadata: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
     ) -> Self:
-        """Make a session that begins as this one is now: its messages, metadata, owner, tags and state.
+        """Make a session that begins as this one is now: its messages, metadata, owner, tags, state and summary.
 
         It is one commit: nobody ever sees a part. The fork's messages have places of their own, from 1 without gaps;
         runs and audit stay with this session, and `head().forked_from` names it. A turn that runs is not waited for.

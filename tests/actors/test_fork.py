@@ -134,6 +134,45 @@ def test_a_fork_of_a_fork_can_be_rewound_to_before_a_run_of_the_first(run: Run) 
     run(body)
 
 
+@pytest.mark.parametrize("at_seq", [None, 12, 5])
+def test_a_fork_has_the_summary_and_the_cuts_of_its_session_where_they_hold_for_it(
+    run: Run, at_seq: int | None
+) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session, model = Session(runtime, "s", max_messages=4), ScriptedModel()
+            agent = Agent("Agent", model=model, session=session)
+            await session.add_messages(numbered(5))
+            await session.pop(3)  # places 3 to 5
+            for number in range(6):
+                await agent.chat(f"chat {number}")
+            summary = await session.compact(ScriptedModel(["short"]), keep_messages=6)
+            assert summary is not None
+            assert (summary.last_seq, summary.message_count) == (11, 8)
+            cuts = (await session.head()).window_cuts
+            fork = await session.fork("f", at_seq=at_seq)
+            made = await fork.overlay()
+
+            if at_seq == 5:
+                assert (made, (await fork.head()).window_cuts) == (None, ())
+                return
+            assert made is not None
+            assert (made.text, made.last_seq, made.message_count) == ("short", 8, 8)
+            shown = await fork.messages_for_llm(strategy="summary", max_messages=9)
+            assert shown[0]["content"] == made.message().text
+            if at_seq is None:
+                assert (await fork.head()).window_cuts == tuple((name, cut - 3) for name, cut in cuts)
+                assert cuts
+                for each in (session, fork):
+                    await agent.chat("and now?", session=each)
+                texts = [[message.text for message in request.messages] for request in model.requests[-2:]]
+                assert texts[0] == texts[1]
+            await fork.rewind(6)
+            assert await fork.overlay() is None
+
+    run(body)
+
+
 def test_a_fork_does_not_wait_for_a_turn_and_has_nothing_of_it(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
