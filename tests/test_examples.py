@@ -1,6 +1,7 @@
 """Each program in examples/ runs as a user would run it, twice on one store, against a fake server over real HTTP."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -67,9 +68,16 @@ def as_waiter(body: Body) -> ScriptStep:
     return answer(tool_calls=[("order", {"article": "tea"})])
 
 
+def as_support(body: Body) -> ScriptStep:
+    if body["messages"][-1]["role"] == "tool":
+        return str(body["messages"][-1]["content"])
+    return answer(tool_calls=[("order_status", {"order": 88})])
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "fallback": as_two_models,
+    "otel": as_support,
     "state": as_waiter,
     "structured_output": as_triage,
     "tools": as_clerk,
@@ -77,6 +85,20 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
 """What the server says; to the others it echoes."""
 
 FIRST_LINES: dict[str, list[str]] = {
+    "events": [
+        "   1  user: I am back, and nobody was reading.",
+        "   2  Support is running",
+        "      Support types 'echo:'",
+        "      Support types ' My'",
+        "      Support types ' order'",
+        "      Support types ' 88'",
+        "      Support types ' has'",
+        "      Support types ' not'",
+        "      Support types ' arrived.'",
+        "   3  user: My order 88 has not arrived.",
+        "   4  Support: echo: My order 88 has not arrived.",
+        "   5  Support is completed",
+    ],
     "approval": ['refund({"order":"A-17","cents":1250}) waits for an approval; run me again'],
     "fallback": [
         "Are you there? max_tokens 200, temperature 0.2",
@@ -140,6 +162,32 @@ def test_the_example_runs_twice_on_one_store(program: Path, serve: Callable[[Scr
     assert second
     if program.stem in FIRST_LINES:
         assert sorted(first) == sorted(FIRST_LINES[program.stem])
+
+
+def test_a_reader_of_events_goes_on_where_it_was_in_another_process(
+    serve: Callable[[Script], str], tmp_path: Path
+) -> None:
+    _, second = run_twice(EXAMPLES / "events.py", serve(()), tmp_path)
+
+    lasting = [line.split()[0] for line in second if not line.startswith("     ")]
+    assert lasting == ["6", "7", "8", "9", "10"]
+
+
+def test_an_observed_example_shows_its_spans_logs_and_metrics(serve: Callable[[Script], str], tmp_path: Path) -> None:
+    first, _ = run_twice(EXAMPLES / "otel.py", serve(as_support), tmp_path)
+
+    spans = [line.split(",")[0] for line in first if line.startswith("span")]
+    assert spans == [
+        "span chat fake",
+        "span execute_tool order_status",
+        "span chat fake",
+        "span invoke_agent Support",
+        "span GET /chat",
+    ]
+    logged = [json.loads(line) for line in first if line.startswith("{")]
+    assert {"looked up an order", "run started", "run completed", "tool called"} <= {line["message"] for line in logged}
+    assert {line["session_id"] for line in logged if line["logger"] in ("shop", "callboard.run")} == {"case-4711"}
+    assert "gen_ai.client.token.usage" in first[-1]
 
 
 def test_the_sessions_of_an_example_outlive_it(serve: Callable[[Script], str], tmp_path: Path) -> None:
