@@ -19,7 +19,7 @@ from .cli_chat import ChatOptions, chat as run_chat
 from .cli_frame import STORE, JsonOption, StoreOption, console, one_clear_line, print_json, run_async
 from .cli_key import master_key
 from .cli_store import store_app
-from .cli_tables import conversation, head_text, runs_table, sessions_table
+from .cli_tables import conversation, head_json, head_text, runs_table, sessions_table
 from .cli_transfer import export_session, import_session, parse_export
 from .demo import run_demo
 
@@ -122,7 +122,7 @@ def sessions(
             page = archive.sessions(owner=owner, tag=tag, limit=limit)
         if as_json:
             for head in page.sessions:
-                print_json(head)
+                print_json(head_json(head))
             return
         terminal = console()
         terminal.print(sessions_table(page.sessions))
@@ -149,7 +149,7 @@ def show(
                 raise _unknown(session, store)
             messages, runs = archive.messages(session, limit=limit), archive.runs(session, limit=limit)
         if as_json:
-            print_json({"head": head, "messages": messages, "runs": runs})
+            print_json({"head": head_json(head), "messages": messages, "runs": runs})
             return
         terminal = console()
         terminal.print(head_text(head))

@@ -6,6 +6,7 @@ What people or models wrote is shown as text, never obeyed: control characters a
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from rich.console import Group
@@ -16,7 +17,7 @@ from callboard.actors.message import Message
 from callboard.actors.run_record import RunRecord
 from callboard.actors.session_records import SessionHead
 
-__all__ = ["conversation", "head_text", "printable", "runs_table", "sessions_table"]
+__all__ = ["conversation", "head_json", "head_text", "printable", "runs_table", "sessions_table"]
 
 _AUTHOR_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow"}
 _STATUS_STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "cancelled": "yellow"}
@@ -111,6 +112,12 @@ def sessions_table(heads: Iterable[SessionHead]) -> Table:
             _time_text(head.updated_at_ms),
         )
     return table
+
+
+def head_json(head: SessionHead) -> dict[str, Any]:
+    """A session's head for programs: as it is stored, save that it counts the messages that edits have left."""
+    stored: dict[str, Any] = msgspec.to_builtins(head)
+    return {**stored, "message_count": head.message_count, "last_seq": head.last_seq}
 
 
 def head_text(head: SessionHead) -> Text:

@@ -7,8 +7,9 @@
     {"type":"span", ...}         the spans of those runs
     {"type":"state", ...}        every value of the session's own state: its key and value
 
-The fields are those of SessionHead, Message, EditRecord, RunRecord and SpanRecord. The log of events is left out, and
-begins anew. An import is one transaction of the store: it is there whole or not at all, whatever happens meanwhile.
+The fields are those of SessionHead, Message, EditRecord, RunRecord and SpanRecord. The log of events and the summary
+are left out, and begin anew. An import is one transaction of the store: it is there whole or not at all, whatever
+happens meanwhile.
 """
 
 import contextlib
@@ -122,7 +123,7 @@ def export_session(archive: Archive, session_id: str) -> Export | None:
             return None
         runs, audit = archive.runs(session_id), archive.audit(session_id)
         export = Export(
-            head=replace(head, event_count=0),
+            head=replace(head, event_count=0, overlay_seq=0),
             messages=tuple(audit.messages),
             edits=tuple(audit.edits),
             runs=tuple(runs),
@@ -307,7 +308,9 @@ def import_session(
     """
     if new_id is not None and new_id != export.head.id:
         export = _renamed(export, check_session_id(new_id))
-    head = replace(export.head, open_turn=None, open_runs=(), paused_runs=(), queued_runs=(), event_count=0)
+    head = replace(
+        export.head, open_turn=None, open_runs=(), paused_runs=(), queued_runs=(), event_count=0, overlay_seq=0
+    )
     stream = stream_of(head.id)
     with contextlib.closing(open_store(store, master_key=master_key)) as opened:
         stored = opened.load(stream)
