@@ -11,7 +11,7 @@ from .model import Model, ModelAnswer, ModelRequest
 from .overlay import Overlay
 from .session_messages import ReadExcerpt
 from .tokens import TokenCounter, TokenEstimate
-from .window import Strategy, Window, WindowView, cut_view
+from .window import Strategy, Window, WindowView, check_strategy, cut_view
 
 __all__ = ["SessionViews"]
 
@@ -106,6 +106,7 @@ class SessionViews:
             max_messages, max_tokens = own.max_messages, own.max_tokens
         if max_messages is None and max_tokens is None:
             if strategy is not None:
+                check_strategy(strategy)
                 raise ValueError(f"strategy={strategy!r} needs max_messages= or max_tokens=: without one all is shown")
             return None
         return Window(

@@ -113,11 +113,11 @@ class Window:
 
     @property
     def head_messages_max(self) -> int:
-        """The most messages of the beginning that are shown."""
+        """The most messages of the beginning that are shown, beside instructions."""
         if self.strategy != "head_and_tail":
-            return _PINNED_MAX
+            return 0
         share = inf if self.max_messages is None else ceil(_HEAD_SHARE * self.max_messages)
-        return max(_PINNED_MAX, int(min(share, _HEAD_MESSAGES_MAX)))
+        return int(min(share, _HEAD_MESSAGES_MAX))
 
     def need(self) -> "ExcerptNeed":
         """What of history `cut_view` has to be given."""
@@ -126,7 +126,9 @@ class Window:
             messages = ceil(self.keep_until * self.max_messages) + _SPARE_MESSAGES
         if self.max_tokens is not None:
             characters = ceil(self.keep_until * self.max_tokens) * _CHARACTERS_PER_TOKEN_MAX
-        return ExcerptNeed(self.head_messages_max, messages, characters, self.strategy == "summary", self.name)
+        return ExcerptNeed(
+            max(_PINNED_MAX, self.head_messages_max), messages, characters, self.strategy == "summary", self.name
+        )
 
 
 def check_strategy(strategy: object) -> Strategy:

@@ -24,7 +24,7 @@ from callboard import (
     ToolFinished,
     Usage,
 )
-from callboard.testing import FakeUpstream, answer, refuse
+from callboard.testing import Body, FakeUpstream, ScriptStep, answer, refuse
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -163,6 +163,41 @@ def test_s6_each_chat_makes_a_run_and_runs_by_hand_obey_the_table(tmp_path: Path
             assert by_hand.duration_ms is not None
             assert first.duration_ms is not None
             assert await session.message_count() == 2
+
+    run_in_real_time(body)
+
+
+def test_s8_a_model_sees_the_latest_messages_with_whole_tool_calls_and_nothing_is_lost(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    async def status(order: int) -> str:
+        """Look up an order."""
+        return f"order {order} is on its way"
+
+    def script(body: Body) -> ScriptStep:
+        last = body["messages"][-1]
+        return "it is on its way" if last["role"] == "tool" else answer(tool_calls=[("status", {"order": 88})])
+
+    async def body() -> None:
+        async with FakeUpstream(script) as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "user-123", max_messages=50)
+            agent = Agent("Agent", model=model_at(upstream), session=session, tools=[status])
+            for number in range(25):
+                await agent.chat(f"Where is order {number}?")
+
+            for request in upstream.requests:
+                roles = [message["role"] for message in request["messages"]]
+                assert roles[0] == "user"  # never a result without its call
+                assert len(roles) <= 1.25 * 50 + 2  # what the run itself wrote comes on top
+                assert all(roles[i - 1] == "assistant" for i, role in enumerate(roles) if role == "tool")
+            for limit in range(1, 12):
+                shown = await session.messages_for_llm(max_messages=limit)
+                assert len(shown) <= max(limit, 2)
+                assert shown[0]["role"] != "tool"
+            latest = await session.messages_for_llm(max_tokens=200, strategy="recent")
+            assert 4 <= len(latest) < 100
+            assert latest[-1]["content"] == "it is on its way"
+            assert len(await session.messages()) == 100
 
     run_in_real_time(body)
 

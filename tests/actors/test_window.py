@@ -115,8 +115,18 @@ def test_the_view_keeps_to_its_budget_unless_nothing_more_can_go(
     assert view.over == (share > window.keep_until)
     if view.over and not any(message.role == "tool" for message in fixed):  # results would keep their stored calls
         behind = [unit for unit in units(view.messages) if unit.messages[0].seq >= max(view.cut, 1)]
-        instructing = [unit for unit in behind if unit.messages[0].role == "system" or window.strategy != "recent"]
-        assert len(behind) <= len(instructing) + 1
+        instructing = [unit for unit in behind if unit.messages[0].role == "system"]
+        at_most = 1 + (window.head_messages_max if window.strategy == "head_and_tail" else 0)
+        assert len(behind) <= len(instructing) + at_most
+
+
+@given(st.integers(4, 40), st.integers(0, 100), st.integers(0, 100), st.sampled_from(["recent", "head_and_tail"]))
+def test_a_talk_without_tools_fits_always(limit: int, turns: int, cut: int, strategy: Strategy) -> None:
+    strict = Window(max_messages=limit, strategy=strategy, keep_until=1, cut_to=1)
+    lax = Window(max_messages=limit, strategy=strategy)
+
+    assert len(cut_view(strict, Excerpt(talk(turns), cut=cut)).messages) <= limit
+    assert len(cut_view(lax, Excerpt(talk(turns), cut=cut)).messages) <= 1.25 * limit
 
 
 @given(windows, excerpts(), inputs)
