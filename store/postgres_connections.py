@@ -135,10 +135,10 @@ class Connections:
             try:
                 found = connection.execute(query, values, prepare=True, binary=True).fetchall()
             except psycopg.Error as error:
-                if _is_lost(connection, error):
+                if connection.closed and was_idle:  # each such try uses one of them up
+                    continue
+                if _is_lost(connection, error):  # also where it was waited for in vain, which once is enough
                     connection.close()
-                    if was_idle:  # each such try uses one of them up
-                        continue
                 else:
                     self._give_back(connection)
                 raise _translated(error, sent=False) from error

@@ -11,6 +11,7 @@ Foreign errors end here: all that is raised is a StoreError.
 """
 
 import os
+import re
 import socket
 import time
 from typing import Any
@@ -37,17 +38,21 @@ LOCK_TIMEOUT_S = 1.0
 """How long a new writer waits for the one before: the server may need a moment to see that a process was killed."""
 LOCK_POLL_S = 0.02
 
-_NOTHING_RAN = ("LOADING", "MISCONF", "NOREPLICAS", "BUSY", "MASTERDOWN", "READONLY", "NOPERM", "NOAUTH", "NOSCRIPT")
-"""What a server answers before it runs a script."""
+_NOTHING_WRITTEN = re.compile(
+    r"(^|: -)(OOM|LOADING|MISCONF|NOREPLICAS|BUSY|MASTERDOWN|READONLY|NOPERM|NOAUTH|NOSCRIPT|MOVED|CROSSSLOT)\b"
+)
+"""What a server answers before it runs a script, or instead of its first write; older ones put their own words before."""
 
 
 def _translated(error: redis.RedisError, *, sent: bool) -> StoreError:
     """What the server or the connection reported, as an error of ours; `sent`: a commit was on its way."""
     text = f"Redis: {str(error) or type(error).__name__}"
-    if isinstance(error, exceptions.OutOfMemoryError) or str(error).startswith("OOM"):
+    refused = _NOTHING_WRITTEN.search(str(error))
+    if isinstance(error, exceptions.OutOfMemoryError) or (refused is not None and refused[2] == "OOM"):
         return StoreFull(text)
-    refused = isinstance(error, (exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.NoPermissionError))
-    return StoreUnavailable(text, uncertain=sent and not refused and not str(error).startswith(_NOTHING_RAN))
+    # redis-py takes the code off the front of errors for which it has a class of its own.
+    known = isinstance(error, (exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.NoPermissionError))
+    return StoreUnavailable(text, uncertain=sent and refused is None and not known)
 
 
 class Connections:
