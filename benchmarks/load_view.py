@@ -14,6 +14,7 @@ from rich.table import Table
 __all__ = ["facts", "open_view", "table_of"]
 
 _LINE_EVERY_S = 10.0
+_SHORT = ("turns", "turns/s", "memory", "kills", "errors told", "faults of turns")
 
 
 @contextmanager
@@ -48,7 +49,7 @@ class _Lines:
         told = facts(self._outcome)
         words = [
             f"{now_s:.0f} s",
-            *(f"{name} {told[name]}" for name in ("turns", "turns/s", "kills", "faults of turns")),
+            *(f"{name} {told[name]}" for name in _SHORT),
         ]
         self._console.print("load: " + " · ".join([*words, doing] if doing else words), highlight=False, soft_wrap=True)
 
