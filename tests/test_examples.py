@@ -74,13 +74,32 @@ def as_support(body: Body) -> ScriptStep:
     return answer(tool_calls=[("order_status", {"order": 88})])
 
 
+def as_researcher(body: Body) -> ScriptStep:
+    roles: list[str] = [message["role"] for message in body["messages"]]
+    pages = roles[::-1][: roles[::-1].index("user")].count("tool")
+    if asked(body) == "Say hello.":
+        return answer("Hello.", usage={"prompt_tokens": 10, "completion_tokens": 5})
+    if pages == 3:
+        return answer("It hangs behind the stage.", usage={"prompt_tokens": 100, "completion_tokens": 20})
+    word = ["callboard", "theatre", "stage"][pages]
+    return answer(tool_calls=[("look_up", {"word": word})], usage={"prompt_tokens": 100, "completion_tokens": 20})
+
+
+def as_courier(body: Body) -> ScriptStep:
+    if body["messages"][-1]["role"] == "tool":
+        return f"{body['messages'][-1]['content']}."
+    return answer(tool_calls=[("find_order", {"order": "A-17"})])
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
+    "budget": as_researcher,
     "fallback": as_two_models,
     "otel": as_support,
     "state": as_waiter,
     "structured_output": as_triage,
     "tools": as_clerk,
+    "tracing": as_courier,
 }
 """What the server says; to the others it echoes."""
 
@@ -100,6 +119,12 @@ FIRST_LINES: dict[str, list[str]] = {
         "   5  Support is completed",
     ],
     "approval": ['refund({"order":"A-17","cents":1250}) waits for an approval; run me again'],
+    "budget": [
+        "stopped: the budget of 2 model calls is spent (2); history has 1 message",
+        "It hangs behind the stage. (4 model calls, $0.000720)",
+        "Dan has nothing left to spend: 3 calls, $0.000090",
+        "research: Researcher failed, the budget of 2 model calls is spent (2)",
+    ],
     "fallback": [
         "Are you there? max_tokens 200, temperature 0.2",
         "Still? max_tokens 200, temperature 0.2",
@@ -127,6 +152,18 @@ FIRST_LINES: dict[str, list[str]] = {
         "reserve: 1 x lamp put aside for Dana Fox",
         "I put a lamp aside.",
         "put aside: 1 x lamp",
+    ],
+    "tracing": [
+        "A-17 is on its way.",
+        "  model fake ok",
+        "    tool find_order ok",
+        "      custom database ok {'rows': 1}",
+        "      custom carrier ok",
+        "  model fake ok",
+        "Nightly report: completed",
+        "  custom report ok {'pages': 1}",
+        "    custom read history ok {'rows': 4}",
+        "answered for the first time",
     ],
 }
 """What they print when they run first, in any order of the lines of tools that run side by side."""

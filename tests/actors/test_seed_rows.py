@@ -1,6 +1,7 @@
 """The rows of SEED.md that stand, each by the public API alone, over real HTTP and a store on disk."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,12 +10,17 @@ import pytest
 
 from callboard import (
     Agent,
+    Budget,
+    BudgetExceeded,
     Delta,
     InstructionContext,
     InvalidTransition,
     Message,
     OpenAIChat,
+    Price,
+    Prices,
     RunFailed,
+    RunPolicy,
     RunStarted,
     Runtime,
     Session,
@@ -27,6 +33,15 @@ from callboard import (
 from callboard.testing import Body, FakeUpstream, ScriptStep, answer, refuse
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+class Crash(Exception):
+    """A program ends in the middle of its work."""
+
+
+async def plan_of() -> str:
+    """Tell the plan."""
+    return "gold"
 
 
 def model_at(upstream: FakeUpstream) -> OpenAIChat:
@@ -163,6 +178,96 @@ def test_s6_each_chat_makes_a_run_and_runs_by_hand_obey_the_table(tmp_path: Path
             assert by_hand.duration_ms is not None
             assert first.duration_ms is not None
             assert await session.message_count() == 2
+
+    run_in_real_time(body)
+
+
+def test_s6_runs_are_found_bounded_by_budgets_and_tried_again(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
+            upstream.queue(answer(tool_calls=[("plan_of", {})], usage=usage), answer("gold", usage=usage))
+            prices = Prices({"fake": Price(input=10.0, output=100.0)})
+            session, manager = Session(runtime, "user-123"), SessionManager(runtime)
+            policy = RunPolicy(budget=Budget(tokens=100, prices=prices))
+            agent = Agent("Agent", model=model_at(upstream), session=session, tools=[plan_of], policy=policy)
+            with pytest.raises(BudgetExceeded, match="budget of 100 tokens is spent") as caught:
+                await agent.chat("Which plan?", keep_input=True)
+            (failed,) = (await manager.runs(status="failed", agent="Agent")).runs
+            reply = await agent.retry(caught.value.run_id)
+
+            assert (failed.id, failed.usage.total_tokens, failed.input[0].text) == (
+                caught.value.run_id,
+                100,
+                "Which plan?",
+            )
+            assert failed.usage.cost == pytest.approx(0.0019)
+            assert [message.text for message in await session.messages()] == ["Which plan?", "gold"]
+            assert (await session.run(reply.run_id)).retry_of == failed.id
+            assert [run.id for run in await session.runs(status=["completed", "failed"])] == [failed.id, reply.run_id]
+
+    run_in_real_time(body)
+
+
+def test_s6_runs_that_a_crash_interrupted_all_go_on(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream(lambda _body: answer("late", delay_s=30.0)) as upstream:
+            with suppress(Crash):
+                async with Runtime(tmp_path / "support.lmdb") as runtime:
+                    agent = Agent("Agent", model=model_at(upstream), runtime=runtime)
+                    for name in ("a", "b", "c"):
+                        await agent.submit("hello", session=Session(runtime, name))
+                    raise Crash
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            manager = SessionManager(runtime)
+            interrupted = [run.id for run in (await manager.runs(status="interrupted")).runs]
+            resumed = await manager.resume_interrupted([Agent("Agent", model=model_at(upstream), runtime=runtime)])
+
+            assert len(interrupted) == 3
+            assert sorted(reply.run_id for reply in resumed.replies) == sorted(interrupted)
+            assert resumed.errors == {}
+            for name in ("a", "b", "c"):
+                texts = [message.text for message in await Session(runtime, name).messages()]
+                assert texts == ["hello", "echo: hello"]
+
+    run_in_real_time(body)
+
+
+def test_s7_spans_of_agents_and_by_hand_are_nested_and_stored(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def find(order: str, context: ToolContext) -> str:
+        """Find an order."""
+        with context.span("database") as span:
+            span.set(rows=1)
+        return f"{order} is on its way"
+
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+            upstream.queue(answer(tool_calls=[("find", {"order": "A-17"})], usage=usage), answer("done", usage=usage))
+            session = Session(runtime, "user-123")
+            reply = await Agent("Agent", model=model_at(upstream), session=session, tools=[find]).chat("Where?")
+            by_hand = await session.create_run()
+            await by_hand.start()
+            async with by_hand.trace("report") as report:
+                report.set(pages=2)
+                async with by_hand.trace("gather"):
+                    pass
+            await by_hand.complete(tokens_used=150)
+        async with Runtime(tmp_path / "support.lmdb") as runtime:
+            session = Session(runtime, "user-123")
+            spans = await session.spans(reply.run_id)
+
+            assert [(span.parent, span.kind, span.name) for span in spans] == [
+                (0, "model", "fake"),
+                (1, "tool", "find"),
+                (2, "custom", "database"),
+                (0, "model", "fake"),
+            ]
+            assert spans[2].attributes == {"rows": 1}
+            assert [span.usage.total_tokens for span in spans] == [7, 0, 0, 7]
+            assert all(span.status == "ok" and span.duration_ms is not None for span in spans)
+            traced = await session.spans(by_hand.id)
+            assert [(span.number, span.parent, span.name) for span in traced] == [(1, 0, "report"), (2, 1, "gather")]
 
     run_in_real_time(body)
 
