@@ -91,6 +91,15 @@ def as_courier(body: Body) -> ScriptStep:
     return answer(tool_calls=[("find_order", {"order": "A-17"})])
 
 
+def as_diarist(body: Body) -> ScriptStep:
+    """What a model might say to window.py."""
+    messages = body["messages"]
+    if messages[0]["content"].startswith("You condense"):
+        return "Each day three parcels more came than the day before, and three on day 1."
+    told = next((message["content"] for message in messages if message["content"].startswith("[Summary")), "")
+    return "Three." if "three on day 1" in told else "Noted."
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "budget": as_researcher,
@@ -100,6 +109,7 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "structured_output": as_triage,
     "tools": as_clerk,
     "tracing": as_courier,
+    "window": as_diarist,
 }
 """What the server says; to the others it echoes."""
 
@@ -124,6 +134,18 @@ FIRST_LINES: dict[str, list[str]] = {
         "It hangs behind the stage. (4 model calls, $0.000720)",
         "Dan has nothing left to spend: 3 calls, $0.000090",
         "research: Researcher failed, the budget of 2 model calls is spent (2)",
+    ],
+    "editing": [
+        "2 messages taken out, 4 left",
+        "it began with: Which town should I see in Flanders?",
+        "trip, message 1: Which town should I see in Flanders?",
+        "trip-by-night, message 1: Which town should I see in Flanders?",
+        "1 Which town should I see in Flanders?",
+        "2 echo: Which town should I see in Flanders?",
+        "3 And by train?  (taken out: too vague)",
+        "4 echo: And by train?  (taken out: too vague)",
+        "5 And by train from Brussels?  (taken out: pop)",
+        "6 echo: And by train from Brussels?  (taken out: pop)",
     ],
     "fallback": [
         "Are you there? max_tokens 200, temperature 0.2",
@@ -164,6 +186,12 @@ FIRST_LINES: dict[str, list[str]] = {
         "  custom report ok {'pages': 1}",
         "    custom read history ok {'rows': 4}",
         "answered for the first time",
+    ],
+    "window": [
+        "shown: 12 of 20 messages, from message 9 on",
+        "in 120 tokens: 8 messages, the first of them by the user",
+        "Three.",
+        "kept: all 22 messages",
     ],
 }
 """What they print when they run first, in any order of the lines of tools that run side by side."""

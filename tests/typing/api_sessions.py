@@ -4,7 +4,20 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import callboard
-from callboard import Message, Run, RunRecord, Runtime, Session, SessionManager
+from callboard import (
+    Audit,
+    EditRecord,
+    ForkOrigin,
+    Message,
+    MessagePage,
+    Run,
+    RunRecord,
+    Runtime,
+    SearchHit,
+    SearchPage,
+    Session,
+    SessionManager,
+)
 
 
 async def open_and_close() -> None:
@@ -29,6 +42,28 @@ async def write_and_read(runtime: Runtime) -> None:
     assert_type(await session.message_count(), int)
     assert_type(await session.metadata(), dict[str, Any])
     assert_type(await session.update_metadata({"tier": "silver", "trial": None}), dict[str, Any])
+
+
+async def edit_and_look(session: Session, manager: SessionManager) -> None:
+    assert_type(await session.pop(), list[Message])
+    assert_type(await session.pop(2, by="ann", reason="a typo"), list[Message])
+    assert_type(await session.rewind(4), int)
+    assert_type(await session.rewind(before_run="run_1"), int)
+    assert_type(await session.clear(), int)
+    assert_type(await session.fork("other", at_seq=3, metadata={"of": "user-123"}), Session)
+    audit = await session.audit()
+    assert_type(audit, Audit)
+    assert_type(audit.edits, list[EditRecord])
+    assert_type(audit.removed_by(audit.messages[0]), EditRecord | None)
+    page = await session.page(limit=20)
+    assert_type(page, MessagePage)
+    assert_type(page.older, str | None)
+    assert_type(page.newer, str | None)
+    assert_type(page.resume, str)
+    hits = await session.search("billing", role="user", author="ann", limit=5)
+    assert_type(hits, SearchPage)
+    assert_type((await manager.search("billing", owner="ann", tag="t", cursor=hits.cursor)).hits, list[SearchHit])
+    assert_type((await session.head()).forked_from, ForkOrigin | None)
 
 
 async def read_the_head(session: Session) -> None:
