@@ -491,7 +491,7 @@ class Execution:
 
     def _on_delta(self) -> OnDelta | None:
         """Who is to hear the pieces of an answer; None where nobody is, and the model need not stream it."""
+        if self.spec.listeners.get(self.run_id) is not None:
+            return self._emit  # not the listener alone: readers of the session may come while the answer does
         board = self.spec.boards.find(self.session_id) if self.spec.boards and self.session_id is not None else None
-        if board is not None and board.wants_progress:
-            return self._emit
-        return self.spec.listeners.get(self.run_id)
+        return self._emit if board is not None and board.wants_progress else None

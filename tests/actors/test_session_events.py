@@ -14,6 +14,7 @@ from callboard import (
     Delta,
     EventsDropped,
     EventStream,
+    Failed,
     MessageAdded,
     MetadataChanged,
     RunChanged,
@@ -243,14 +244,16 @@ def test_a_deleted_session_ends_its_readers_and_a_new_one_of_its_name_has_number
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
+            await session.update_metadata({"a": 1})
             await session.add_messages([{"role": "user", "content": text} for text in "abc"])
-            async with session.events(after=2) as events:
+            async with session.events(after=3) as events:
                 await session.delete()
                 await session.add_message("user", "anew")
                 seen = [event async for event in events]
 
             assert [told(event) for event in seen] == ["user: c", "SessionDeleted"]
-            assert seen[-1] == SessionDeleted(3)
+            assert seen[-1] == SessionDeleted(4)
+            assert (await session.events(after=0).__anext__()).number == 1
             assert [told(event) for event in await all_of(session)] == ["user: anew"]
             with pytest.raises(ValueError, match="has 1 events"):
                 await anext(session.events(after=3))
@@ -340,6 +343,27 @@ def test_readers_outlive_a_crash_and_a_passivation_of_the_session(run: Run) -> N
                 await session.add_message("user", "three")
 
                 assert [told(event) for event in await take(events, 3)] == ["user: one", "user: two", "user: three"]
+
+    run(body)
+
+
+def test_a_reader_that_waits_for_the_session_to_be_loaded_begins_behind_what_it_finds(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = chatting(session, " ".join(["word"] * 99), piece_delay_s=0.01)
+            async with agent.stream("hi") as stream:
+                while not isinstance(await anext(stream), Delta):
+                    pass
+                crash_next(runtime, SESSION_KIND, "s", RuntimeError("on purpose"))
+                with pytest.raises(Failed):
+                    await session.message_count()
+                began_s = anyio.current_time()
+                async with session.events() as events:  # pieces come while this waits, and nobody knows behind what
+                    assert anyio.current_time() - began_s > 0.02
+                    seen = await take(events, 5)
+
+            assert {event.number for event in seen} == {1}
 
     run(body)
 
