@@ -102,8 +102,9 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cost: float = _NO_COST
 
     def __add__(self, other: "Usage") -> "Usage":
-        counts = (min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in _COUNTS)
-        return Usage(*counts, cost=min(self.cost + other.cost, float(COUNT_MAX)) or _NO_COST)
+        counts = [min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in _COUNTS]
+        return Usage(*counts, min(self.cost + other.cost, float(COUNT_MAX)) or _NO_COST)
 
 
-_COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "cost")
+_COUNTS = Usage.__struct_fields__[:-1]
+assert "cost" not in _COUNTS
