@@ -119,7 +119,7 @@ class RunPrompt:
             except RunFailed:  # its budget is spent
                 raise
             except CallboardError as error:
-                _log.warning("a run of agent %r goes on without a summary: %s", self.agent, error)
+                _log.info("a run of agent %r goes on without a summary: %s", self.agent, error)
                 return view
             if overlay is not None:
                 self._excerpt = replace(self._excerpt, overlay=overlay)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..runtime.ref import Ref
 from .compaction import compact
 from .conversation import as_chat_dict
@@ -11,7 +13,7 @@ from .model import Model, ModelAnswer, ModelRequest
 from .overlay import Overlay
 from .session_messages import ReadExcerpt
 from .tokens import TokenCounter, TokenEstimate
-from .window import Strategy, Window, WindowView, check_strategy, cut_view
+from .window import ExcerptNeed, Strategy, Window, WindowView, check_strategy, cut_view
 
 __all__ = ["SessionViews"]
 
@@ -56,7 +58,7 @@ class SessionViews:
         """As `messages_for_llm`, as messages, and with what was left out, how tokens were counted, and what had to be
         repaired."""
         window = self._strict_window(max_messages, max_tokens, strategy, counter)
-        excerpt = await self._ref.ask(ReadExcerpt(None if window is None else window.need()))
+        excerpt = await self._ref.ask(ReadExcerpt(None if window is None else _need(window)))
         if window is None or window.max_tokens is None:
             return cut_view(window, excerpt)
         return cut_view(window, excerpt, self.runtime.token_meters.learnt(window.counter or TokenEstimate()))
@@ -79,7 +81,7 @@ class SessionViews:
         """
         check_count(keep_messages, what="keep_messages")
         window = Window(max_messages=keep_messages, keep_until=1, cut_to=1)
-        view = cut_view(window, await self._ref.ask(ReadExcerpt(window.need())))
+        view = cut_view(window, await self._ref.ask(ReadExcerpt(_need(window))))
         if not view.cut:
             return None
 
@@ -91,8 +93,8 @@ class SessionViews:
 
     async def overlay(self) -> Overlay | None:
         """The summary that stands for the beginning of history; None where there is none, or edits made it void."""
-        need = Window(max_messages=2, strategy="summary").need()
-        return (await self._ref.ask(ReadExcerpt(need))).overlay
+        window = Window(max_messages=2, strategy="summary")
+        return (await self._ref.ask(ReadExcerpt(_need(window)))).overlay
 
     def _strict_window(
         self,
@@ -117,3 +119,8 @@ class SessionViews:
             keep_until=1,
             cut_to=1,
         )
+
+
+def _need(window: Window) -> ExcerptNeed:
+    """Without a cut: runs with a window of the same bounds have theirs, which may leave less than would fit."""
+    return replace(window.need(), window="")

@@ -100,6 +100,15 @@ def as_diarist(body: Body) -> ScriptStep:
     return "Three." if "three on day 1" in told else "Noted."
 
 
+def as_diarist(body: Body) -> ScriptStep:
+    """What a model might say to window.py."""
+    messages = body["messages"]
+    if messages[0]["content"].startswith("You condense"):
+        return "Each day three parcels more came than the day before, and three on day 1."
+    told = next((message["content"] for message in messages if message["content"].startswith("[Summary")), "")
+    return "Three." if "three on day 1" in told else "Noted."
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "budget": as_researcher,
@@ -109,6 +118,7 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "structured_output": as_triage,
     "tools": as_clerk,
     "tracing": as_courier,
+    "window": as_diarist,
     "window": as_diarist,
 }
 """What the server says; to the others it echoes."""
@@ -190,6 +200,12 @@ FIRST_LINES: dict[str, list[str]] = {
     "window": [
         "shown: 12 of 20 messages, from message 9 on",
         "in 120 tokens: 8 messages, the first of them by the user",
+        "Three.",
+        "kept: all 22 messages",
+    ],
+    "window": [
+        "shown: 12 of 20 messages, from message 9 on",
+        "in 120 tokens: 12 messages, the first of them by the user",
         "Three.",
         "kept: all 22 messages",
     ],

@@ -275,6 +275,18 @@ def test_messages_for_llm_keeps_strictly_to_what_is_given(run: Run) -> None:
     run(body)
 
 
+def test_a_view_by_hand_does_not_stop_at_the_cut_of_runs(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session, model = Session(runtime, "s", max_messages=12), ScriptedModel(as_chat)
+            await talk(Agent("Agent", model=model, session=session), 9)
+
+            assert (await session.head()).window_cuts == (("recent/12/-", 11),)
+            assert [message.seq for message in (await session.view()).messages] == list(range(7, 19))
+
+    run(body)
+
+
 def test_a_session_that_does_not_exist_shows_nothing(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
