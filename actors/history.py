@@ -102,8 +102,10 @@ class History:
         if len(shown) == len(latest) + len(added) and self._loaded_from == 1:
             return shown, 0, 0
         first = shown[0].seq if shown else self._durable_count + 1
-        beginning = latest if self._loaded_from == 1 else visible_messages(self._beginning or [], removed)
-        beginning = [message for message in beginning[: need.first] if message.seq < first]
+        # The first ones may be those that are loaded, or only staged.
+        earlier = visible_messages(self._beginning or [], removed) if self._loaded_from > 1 else []
+        beginning = [*earlier[: need.first], *latest[: need.first], *added[: need.first]][: need.first]
+        beginning = [message for message in beginning if message.seq < first]
         if self._loaded_from == 1:
             total = len(latest) + len(added)
         else:
