@@ -243,7 +243,7 @@ class Session(SessionHistory, SessionViews):
         return HandMadeTurn(self.runtime, self.id, self.defaults, timeout_s=timeout_s)
 
     async def spans(self, run_id: str) -> list[SpanRecord]:
-        """The model calls and tool calls of a run that has ended or paused, in the order of their starts."""
+        """What ran inside a run that has ended or paused, or that is made by hand, in the order of their starts."""
         return await self._ref.ask(ReadSpans(check_run_id(run_id)))
 
     # The session itself ---------------------------------------------------------------------------------------------
