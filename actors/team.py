@@ -100,6 +100,7 @@ class Team:
             ApprovalRequired: a tool call of an agent waits for a verdict, stored. `team.agent(name).resume(...)` goes
                 on with its run, and `team.chat(GO_ON)` or another chat with the team.
             RunFailed: a router that is an agent has failed; nobody has spoken.
+            Failed, Unknown: what came of forks could not be stored, or nobody can tell whether it was.
             CyclicAsk: called by a tool that works in a turn of the very session, directly or around.
             Rejected: it did not run.
             TypeError, ValueError: an argument is no good. And what `until`, `choose` or `approved` raise.

@@ -9,20 +9,22 @@ not to be kept.
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 import anyio
 
-from ..runtime.errors import Rejected
+from ..runtime.budget import Backoff
+from ..runtime.errors import Failed, Rejected
 from ..store.errors import CallboardError
 from .agent import Agent
 from .budgets import Spending
 from .errors import ApprovalRequired, BudgetExceeded, RunFailed, UnknownSession
 from .ids import new_id
 from .message import Message
+from .persistence import persist
 from .perspective import GO_ON, NoInput
 from .reply import Reply
 from .session import Session
@@ -39,6 +41,9 @@ FORK_TAG = "team-fork"
 
 OPENING_MESSAGES_MAX = 50
 """Messages of history that a flow gets to see before the first turn: where the last agent has spoken."""
+
+WRITE_TRIES_MAX = 6
+"""Tries to make a fork, or to store what came of forks: three seconds of a store that fails."""
 
 DROP_TIMEOUT_S = 30.0
 """How long a chat waits until its forks are deleted. What then is left has the tag."""
@@ -134,7 +139,7 @@ class TeamChat:
             why = await self._at_once({name: (fork, self.input) for name, fork in forks.items()})
             answers = [message for turn in self.turns if turn.reply is not None for message in _last_unit(turn.reply)]
             if answers:
-                await self.session.add_messages([*self.input, *answers])
+                await _stored(lambda: self.session.add_messages([*self.input, *answers]))
         finally:
             if not flow.keep_forks:
                 with anyio.move_on_after(DROP_TIMEOUT_S, shield=True):
@@ -179,7 +184,7 @@ class TeamChat:
 
     async def _fork_to(self, fork: Session) -> None:
         with suppress(UnknownSession):  # nothing was written to it yet: then the first turn makes the fork
-            await self.session.fork(fork.id, tags=[FORK_TAG])
+            await _stored(lambda: self.session.fork(fork.id, tags=[FORK_TAG]))
 
     # One turn -------------------------------------------------------------------------------------------------------
 
@@ -256,4 +261,21 @@ def _last_unit(reply: Reply[Any]) -> tuple[Message, ...]:
 
 async def _drop(fork: Session) -> None:
     with suppress(CallboardError):  # what is left is found by its tag
-        await fork.delete()
+        await persist(fork.delete)
+
+
+async def _stored(write: Callable[[], Awaitable[object]]) -> None:
+    """Write, and again where nothing was stored: what several runs have answered is not lost for one failed commit.
+
+    Raises:
+        Failed: nothing was stored, after so many tries.
+        Unknown: it may be stored, and a further try might store it twice.
+    """
+    backoff = Backoff(first_s=0.05, max_s=2.0)
+    for number in range(1, WRITE_TRIES_MAX):
+        try:
+            await write()
+            return
+        except Failed:
+            await anyio.sleep(backoff.delay_s(number, 1.0))
+    await write()

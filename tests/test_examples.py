@@ -109,13 +109,44 @@ def as_diarist(body: Body) -> ScriptStep:
     return "Three." if "three on day 1" in told else "Noted."
 
 
+def last_of(body: Body) -> str:
+    """What the agent of this request reads last: "a question", "a hand-over", or a tool's result."""
+    last = body["messages"][-1]
+    if last["role"] != "tool":
+        return "a question"
+    return "a hand-over" if "is asked to go on" in last["content"] else str(last["content"])
+
+
+def as_support_team(body: Body) -> ScriptStep:
+    agent, last = body["messages"][0]["content"], last_of(body)
+    if agent == "Hear what Dana Fox wants.":
+        return answer(tool_calls=[("transfer_to_billing", {"message": "invoice 88"})])
+    if agent == "Mend bills." and last == "a hand-over":
+        return answer(tool_calls=[("find_invoice", {"number": 88})])
+    return "Within three days." if last == "a question" else "I send 40 EUR back."
+
+
+def as_research_team(body: Body) -> ScriptStep:
+    agent, last = body["messages"][0]["content"], last_of(body)
+    if agent.startswith("Search"):
+        tool = "search_notes" if agent == "Search notes." else "search_papers"
+        return answer(tool_calls=[(tool, {"word": "callboard"})]) if last == "a question" else f"I have {last}"
+    if agent.startswith("Write"):
+        return "It hangs behind." if last == "a hand-over" else answer(tool_calls=[("transfer_to_checker", {})])
+    if last == "a hand-over":
+        return answer(tool_calls=[("count_words", {"text": "It hangs behind the stage."})])
+    return answer(tool_calls=[("transfer_to_writer", {"message": f"{last} words: too many"})])
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "budget": as_researcher,
     "fallback": as_two_models,
     "otel": as_support,
+    "research_team": as_research_team,
     "state": as_waiter,
     "structured_output": as_triage,
+    "team_support": as_support_team,
     "tools": as_clerk,
     "tracing": as_courier,
     "window": as_diarist,
@@ -163,6 +194,20 @@ FIRST_LINES: dict[str, list[str]] = {
         "large-model-of-another-house|fake: completed after 1 attempt",
         "large-model-of-another-house|fake: completed after 1 attempt",
     ],
+    "research_team": [
+        'Notes found: I have ["A board behind the stage, where the company reads what was posted."]',
+        'Papers found: I have ["First attested in the 1880s."]',
+        "Writer -> Checker -> Writer (done)",
+        "It hangs behind.",
+        "8 model calls of 20",
+        "  user: What is a callboard?",
+        '  Notes: I have ["A board behind the stage, where the company reads what was posted."]',
+        '  Papers: I have ["First attested in the 1880s."]',
+        "  Writer: Checker is asked to go on.",
+        "  Checker: 5",
+        "  Checker: Writer is asked to go on.",
+        "  Writer: It hangs behind.",
+    ],
     "state": [
         "You serve in the garden. Offer lemon tart. Here is one tea for the garden.",
         "session: {'cart': ['tea']}",
@@ -176,6 +221,19 @@ FIRST_LINES: dict[str, list[str]] = {
         "- Your number?",
         "no ticket: it holds no JSON",
         "4 messages, of which none was a wrong answer",
+    ],
+    "team_support": [
+        "> Invoice 88 is wrong.",
+        "[Desk] transfer_to_billing: Billing is asked to go on.",
+        "[Billing] find_invoice: Invoice 88 of Dana Fox: 40 EUR, paid twice.",
+        "I send 40 EUR back.",
+        "  by Desk, then Billing",
+        "> Thank you. And when will I have the money?",
+        "Within three days.",
+        "  by Billing",
+        "Desk: completed, 1 model calls",
+        "Billing: completed, 2 model calls",
+        "Billing: completed, 1 model calls",
     ],
     "tools": [
         "in_stock: 3",
