@@ -100,15 +100,6 @@ def as_diarist(body: Body) -> ScriptStep:
     return "Three." if "three on day 1" in told else "Noted."
 
 
-def as_diarist(body: Body) -> ScriptStep:
-    """What a model might say to window.py."""
-    messages = body["messages"]
-    if messages[0]["content"].startswith("You condense"):
-        return "Each day three parcels more came than the day before, and three on day 1."
-    told = next((message["content"] for message in messages if message["content"].startswith("[Summary")), "")
-    return "Three." if "three on day 1" in told else "Noted."
-
-
 def last_of(body: Body) -> str:
     """What the agent of this request reads last: "a question", "a hand-over", or a tool's result."""
     last = body["messages"][-1]
@@ -149,7 +140,6 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "team_support": as_support_team,
     "tools": as_clerk,
     "tracing": as_courier,
-    "window": as_diarist,
     "window": as_diarist,
 }
 """What the server says; to the others it echoes."""
@@ -254,12 +244,6 @@ FIRST_LINES: dict[str, list[str]] = {
         "  custom report ok {'pages': 1}",
         "    custom read history ok {'rows': 4}",
         "answered for the first time",
-    ],
-    "window": [
-        "shown: 12 of 20 messages, from message 9 on",
-        "in 120 tokens: 8 messages, the first of them by the user",
-        "Three.",
-        "kept: all 22 messages",
     ],
     "window": [
         "shown: 12 of 20 messages, from message 9 on",
