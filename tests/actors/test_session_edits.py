@@ -1,5 +1,7 @@
 """Editing history: what is taken out is gone for everybody and stays in the audit; places are given once."""
 
+import base64
+import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from callboard import (
     Agent,
     CyclicAsk,
     Failed,
+    ForkOrigin,
     Message,
     Runtime,
     Session,
@@ -24,9 +27,12 @@ from callboard import (
 from callboard.actors import session_edits
 from callboard.actors.archive import Archive
 from callboard.actors.session_check import check_sessions, repair_sessions
-from callboard.actors.session_records import stream_of
-from callboard.store import Batch, MemoryStore
+from callboard.actors.session_records import EDIT_CODEC, stream_of
+from callboard.store import Batch, MemoryStore, Row, Table
 from callboard.testing import ScriptedModel, model_answer
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "edited_session.json"
+"""A head and rows of edits, as the version wrote them that had edits first. Never changed."""
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -384,6 +390,43 @@ def test_a_run_that_ended_before_an_edit_keeps_its_record(run: Run) -> None:
             assert [each.seq for each in wrote] == [before.first_seq, before.last_seq]
 
     run(body)
+
+
+def test_a_session_that_is_deleted_and_begun_anew_has_nothing_of_its_edits(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            await session.add_messages(numbered(3))
+            await session.pop(2)
+            await session.delete()
+            assert (await session.audit()).edits == []
+            await session.add_messages(numbered(3))
+
+            assert await seqs_of(session) == [1, 2, 3]
+            assert (await session.audit()).edits == []
+            assert (await session.head()).removed == ()
+
+    run(body)
+
+
+def test_the_records_of_edits_are_read_as_they_were_first_written() -> None:
+    told = json.loads(GOLDEN.read_text())
+    head_bytes = base64.b64decode(told["head"])
+    rows = [Row(Table.EDIT, base64.b64decode(key), base64.b64decode(value)) for key, value in told["edits"]]
+    store = MemoryStore()
+    assert store.commit([Batch(stream_of("s"), 1, 0, head_bytes, tuple(rows))]) == [None]
+    head = Archive(store).head("s")
+    assert head is not None
+
+    assert (head.last_seq, head.message_count, head.removed) == (9, 4, ((3, 4), (7, 9)))
+    assert head.forked_from == ForkOrigin("origin", 2)
+    edits = Archive(store).edits("s")
+    assert [(edit.number, edit.kind, edit.removed, edit.revision) for edit in edits] == [
+        (4, "pop", ((3, 4),), 4),
+        (6, "rewind", ((7, 9),), 7),
+    ]
+    assert [(edit.by, edit.reason, edit.run_id) for edit in edits] == [("ann", "a typo", None), (None, "", "run_1")]
+    assert [row.value for row in rows] == [EDIT_CODEC.encode(edit) for edit in edits]
 
 
 WRONG: dict[str, tuple[type[Exception], str, Callable[[Session], Awaitable[object]]]] = {
