@@ -319,6 +319,7 @@ def test_all_interrupted_runs_go_on_and_are_completed(run: Run) -> None:
             assert (len(resumed.replies), resumed.errors) == (70, {})
             assert {reply.text for reply in resumed.replies} == {"done"}
             assert (await manager.runs(status="interrupted")).runs == []
+            assert runtime.store.scan_index(Index.RUN_STATUS) == []  # or each walk would pass over them for ever
             assert len((await manager.runs(status="completed", limit=1000)).runs) == 70
             assert await manager.resume_interrupted([agent_of(world, Session(runtime, "other"))]) == ResumedRuns()
 

@@ -278,3 +278,19 @@ def test_what_a_server_does_not_report_is_estimated_and_marked_so_and_counts(run
                 await agent_with(Budget(tokens=100), session, [call, call]).chat("word " * 1000)
 
     run(body)
+
+
+def test_seconds_count_from_the_beginning_of_a_turn_also_of_one_that_begins_with_tool_calls(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_of(World(wait_s=10.0), session, approval=True, policy=RunPolicy(budget=Budget(seconds=5.0)))
+            with pytest.raises(ApprovalRequired) as pause:
+                await agent.chat("go")
+            await anyio.sleep(100.0)
+            with pytest.raises(BudgetExceeded) as caught:
+                await agent.resume(pause.value.run_id, approve=True)
+
+            assert (caught.value.exceeded.limit, caught.value.exceeded.spent) == ("seconds", 10.0)
+
+    run(body)
