@@ -83,6 +83,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     program = parser.add_argument_group("program")
     program.add_argument("--backend", choices=list(BACKENDS), default="both", help="of the worker; both: by turns")
     program.add_argument("--durability", choices=["sync", "async"], default="sync")
+    program.add_argument("--log-mb", type=int, default=16, help="of the store, which holds it in memory as well")
     program.add_argument("--idle-s", type=float, default=30.0, help="how long a session stays in memory")
     program.add_argument("--check-every-s", type=float, default=60.0, help="how often the store is read")
     program.add_argument("--seed", type=int, default=0, help="of chance; what a kill hits is still a race")
@@ -105,6 +106,7 @@ def as_plan(chosen: argparse.Namespace) -> Plan:
         store_fault_every_s=chosen.store_faults_every_s or (5.0 if chosen.faults else 0.0),
         idle_s=chosen.idle_s,
         durability=chosen.durability,
+        log_mb=chosen.log_mb,
         seed=chosen.seed,
     )
 

@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         store_fault_every_s: the mean time between commits that fail; 0: none.
         idle_s: how long a session stays in memory.
         durability: of the store.
+        log_mb: where its log is moved into rows; about as much again, and twice, is held in memory.
         seed: of all chance but the kills' effects.
     """
 
@@ -68,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     store_fault_every_s: float = 0.0
     idle_s: float = 30.0
     durability: Literal["sync", "async"] = "sync"
+    log_mb: int = 16
     seed: int = 0
 
     def turns_before(self, session: int) -> int:

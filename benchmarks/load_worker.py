@@ -14,6 +14,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -37,6 +38,7 @@ from load_plan import (
 
 from callboard import Agent, CallboardError, OpenAIChat, Reply, RunPolicy, Runtime, Session, Unknown
 from callboard.runtime.budget import Backoff
+from callboard.store import LmdbStore
 from callboard.testing import fail_commit
 
 HUNG_S = 120.0
@@ -187,7 +189,8 @@ async def stop(users: Users, scope: anyio.CancelScope) -> None:
 
 async def work(plan: Plan, store: Path, url: str, places: Sequence[int]) -> None:
     say(MarkLine("opening"))
-    async with Runtime(store, durability=plan.durability, idle_s=plan.idle_s) as runtime:
+    opener = partial(LmdbStore, store, durability=plan.durability, log_bytes_max=plan.log_mb << 20)
+    async with Runtime.on(opener, idle_s=plan.idle_s) as runtime:
         say(MarkLine("open"))
         users = Users(plan, runtime, url)
         async with anyio.create_task_group() as tasks:
