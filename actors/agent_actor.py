@@ -32,6 +32,7 @@ from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, U
 from .execution import Execution
 from .model import Model
 from .outcomes import ON_KEY
+from .reply import Delivered
 from .run_outcome import reply_of
 from .run_record import RunRecord
 from .session_messages import (
@@ -285,7 +286,7 @@ class AgentActor(Actor):
 
     @handles(Delivery)
     def delivery(self, message: Delivery, _context: Context) -> None:
-        """Let whoever listens to a run know what becomes of its input."""
+        """Let whoever listens to a run know how its input waits."""
         if self.spec is not None:
             run_id = message.delivered.run_id
             live = self.live.get(run_id)
@@ -354,7 +355,11 @@ class AgentActor(Actor):
         if live is None:
             context.tell(ActorId(SESSION_KIND, tag.session_id), Unfollow(joined.run_id, tag.run_id))
             return
-        self._present_spec().listeners.follow(tag.run_id, joined.run_id)
+        feeds = self._present_spec().listeners
+        listener = feeds.get(tag.run_id)
+        if listener is not None:
+            listener(Delivered(tag.run_id, joined.how, into=joined.run_id))
+            feeds.follow(tag.run_id, joined.run_id)
         if ON_KEY[joined.status] == "resume" and joined.run_id not in self.live:
             del self.live[tag.run_id]
             self._resume_joined(live, joined, context)

@@ -88,7 +88,7 @@ class Delivered(Struct, frozen=True):
         how: "queued" at this `position`, 1 next in line. "stopping": as queued, while run `into` is stopped for it.
             "held" until its group is quiet. "merged" into run `into`, which begins now. "steered" into run `into`,
             which was under way. "joined" to run `into`, which was asked the same with the same key. "superseded" by
-            run `into`.
+            run `into`: of that its own caller hears by the error Superseded, and only `session.events()` by this.
         position, into: see above.
     """
 

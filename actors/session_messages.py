@@ -11,8 +11,12 @@ from .event_log import EventPage
 from .ledger import RunEnd
 from .message import Message, Usage
 from .outcomes import Key
+<<<<<<< ours
 from .overlay import Overlay
 from .reply import Delivered
+=======
+from .reply import Delivered, DeliveredAs
+>>>>>>> theirs
 from .run_queries import RunFilter
 from .run_record import RunRecord, RunStatus, SpanKind, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
@@ -89,12 +93,13 @@ class Resumed(Struct, frozen=True):
 class Joined(Struct, frozen=True):
     """What a request for a turn is answered where another run has, or will have, the answer to it.
 
-    `turn` is that in which the run was last, `status` what it was.
+    `turn` is that in which the run was last, `status` what it was; `how` the input came to it.
     """
 
     run_id: str
     status: RunStatus
     turn: int
+    how: DeliveredAs = "joined"
 
 
 class RunOutcome(Struct, frozen=True):
@@ -302,7 +307,7 @@ class Followers(Request[None], frozen=True):
 
 
 class Delivery(Request[None], frozen=True):
-    """Sent to an agent: what became of the input of a run that does not begin at once."""
+    """Sent to an agent: how the input of a run waits that does not begin at once."""
 
     delivered: Delivered
 

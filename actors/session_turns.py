@@ -31,6 +31,7 @@ from .session_messages import (
     Append,
     BeginTurn,
     CloseTurn,
+    Delivery,
     Grant,
     Joined,
     NoteRun,
@@ -86,8 +87,7 @@ class TurnSession(WaitedSession, WindowedSession):
         waiting = Waiting(context.defer(), message, context.sender)
         found = self._repeated(message.key, run.id, at_ms=context.wall_ms()) if message.key is not None else None
         if found is not None:
-            self.join(waiting, run.id, found, context)
-            self.deliver(waiting, Delivered(run.id, "joined", into=found.id), context)
+            self.join(message, waiting, found, "joined", context)
             return waiting.ticket
         entry = Entry[Waiting | None](run.id, waiting, message.overlap, _group(waiting))
         if message.overlap == "debounce":
@@ -285,16 +285,21 @@ class TurnSession(WaitedSession, WindowedSession):
         position: int = 0,
         into: str = "",
     ) -> None:
+        """Let its agent, and those who read along, know how an input waits."""
         assert entry.payload is not None
-        if isinstance(entry.payload.message, BeginTurn):
-            self.deliver(entry.payload, Delivered(entry.run_id, how, position, into), context)
+        begin, sender = entry.payload.message, entry.payload.sender
+        if isinstance(begin, BeginTurn):
+            delivered = Delivered(entry.run_id, how, position, into)
+            self.show_delivered(begin, delivered)
+            if sender is not None:
+                context.tell(sender, Delivery(delivered))
 
     def _supersede(self, entry: Entry[Waiting | None], by: str, context: Context) -> None:
         assert entry.payload is not None
         end = RunEnd("cancelled", f"the newer run {by} took its place")
         self.ledger.end_queued(self.ledger.runs[entry.run_id], end, at_ms=context.wall_ms())
         self.stage(context)
-        self._tell_delivered(entry, "superseded", context, into=by)
+        self.show_delivered(_begun(entry), Delivered(entry.run_id, "superseded", into=by))
         entry.payload.ticket.fail(Superseded(entry.run_id, by=by))
 
     def _join_to(self, run_id: str, entry: Entry[Waiting | None], how: DeliveredAs, context: Context) -> None:
@@ -305,8 +310,7 @@ class TurnSession(WaitedSession, WindowedSession):
         self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
         if begin.key is not None:
             self._remember(begin.key, run_id, at_ms=at_ms)
-        self.join(entry.payload, entry.run_id, self.ledger.runs[run_id], context)
-        self._tell_delivered(entry, how, context, into=run_id)
+        self.join(begin, entry.payload, self.ledger.runs[run_id], how, context)
 
     def _repeated(self, key: Key, run_id: str, *, at_ms: int) -> RunRecord | None:
         """The run that has this key already, and is the answer or may go on. KeyReused where it was asked another

@@ -14,9 +14,9 @@ from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
 from ..runtime.identity import ActorId
 from .errors import UnknownSession
-from .reply import Delivered
+from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
-from .session_messages import Delivery, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
+from .session_messages import BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
 from .session_reads import ReadableSession
 from .turns import TurnQueue
 
@@ -83,16 +83,18 @@ class WaitedSession(ReadableSession):
         """How many wait for the run beside its own caller."""
         return len(self._followers.get(run_id, ()))
 
-    def join(self, waiting: Waiting, follower: str, record: RunRecord, context: Context) -> None:
+    def join(self, begin: BeginTurn, waiting: Waiting, record: RunRecord, how: DeliveredAs, context: Context) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
         if record.is_open and not record.pending:
-            self._add_follower(record.id, follower, context)
-        waiting.ticket.reply(Joined(record.id, record.status, record.turn))
+            self._add_follower(record.id, begin.run.id, context)
+        waiting.ticket.reply(Joined(record.id, record.status, record.turn, how))
+        self.show_delivered(begin, Delivered(begin.run.id, how, into=record.id))
 
-    def deliver(self, waiting: Waiting, delivered: Delivered, context: Context) -> None:
-        """Let the agent know what became of an input that does not begin a turn at once."""
-        if waiting.sender is not None:
-            context.tell(waiting.sender, Delivery(delivered))
+    def show_delivered(self, begin: BeginTurn, delivered: Delivered) -> None:
+        """Let those who read the session along know what became of an input that does not begin a turn at once."""
+        board = self.boards.find(self.id.key) if self.boards else None
+        if board is not None:
+            board.put(begin.run.id, begin.run.agent, delivered)
 
     def settle_waits(self, context: Context) -> None:
         """Answer those who wait for runs that have an outcome now; call it with what makes it so staged."""
