@@ -10,6 +10,7 @@ import pytest
 
 from callboard import (
     Agent,
+    Agents,
     Budget,
     BudgetExceeded,
     Delta,
@@ -25,6 +26,7 @@ from callboard import (
     Runtime,
     Session,
     SessionManager,
+    Team,
     Template,
     ToolContext,
     ToolFinished,
@@ -148,6 +150,32 @@ def test_s5_agents_on_one_session_see_each_other_and_take_turns_in_order_of_arri
             assert upstream.in_flight_max == 1
             assert [message.author for message in await session.messages()] == [None, "Ann", None, "Bob"]
             assert [run.agent for run in await session.runs()] == ["Ann", "Bob"]
+
+    run_in_real_time(body)
+
+
+@pytest.mark.parametrize("made", [Team, Agents])
+def test_s5_a_team_runs_several_agents_on_one_session(tmp_path: Path, run_in_real_time: Run, made: type[Team]) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream, Runtime(tmp_path / "support.lmdb") as runtime:
+            model, session = model_at(upstream), Session(runtime, "user-123")
+            ann, bob = (
+                Agent(name, model=model, runtime=runtime, instructions=f"Be {name}.") for name in ("Ann", "Bob")
+            )
+            team = made([ann, bob], session=session)
+            upstream.queue("a draft", "a better one")
+            reply = await team.chat("Write.")
+            async with anyio.create_task_group() as tasks:
+                for text in ("Shorter.", "Longer."):
+                    tasks.start_soon(team.chat, text)
+
+            assert (reply.text, reply.stopped_by) == ("a better one", "done")
+            history = [(message.author, message.text) for message in await session.messages()]
+            assert history[:3] == [(None, "Write."), ("Ann", "a draft"), ("Bob", "a better one")]
+            assert [author for author, _ in history] == [None, "Ann", "Bob"] * 3
+            names = [(message["role"], message.get("name")) for message in upstream.requests[1]["messages"]]
+            assert names == [("system", None), ("user", None), ("assistant", "Ann"), ("user", None)]
+            assert [record.agent for record in await session.runs()] == ["Ann", "Bob"] * 3
 
     run_in_real_time(body)
 

@@ -28,7 +28,7 @@ from callboard import (
 )
 from callboard.actors.conversation import units
 from callboard.actors.team_chat import FORK_TAG
-from callboard.testing import ModelScript, ScriptedModel, model_answer
+from callboard.testing import ModelScript, ScriptedModel, fail_commit, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -269,5 +269,21 @@ def test_one_budget_is_for_all_forks(run_in_real_time: Run) -> None:
             reply = await team.chat("go")
 
             assert (reply.stopped_by, reply.text, reply.usage.requests) == ("budget", "Ann says", 4)
+
+    run_in_real_time(body)
+
+
+def test_a_commit_that_fails_costs_nobody_an_answer(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = await begun(Session(runtime, "s"))
+            for faults in (1, 3):
+                agents = [agent(session, name, delay_s=0.01) for name in ("Ann", "Bob")]
+                for _ in range(faults):
+                    fail_commit(runtime)
+                await Team(agents, session=session, flow=Parallel()).chat(f"question {faults}")
+
+                assert (await texts(session))[-3:] == [f"question {faults}", "Ann says", "Bob says"]
+                assert await forks(runtime) == []
 
     run_in_real_time(body)
