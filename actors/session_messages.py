@@ -11,12 +11,8 @@ from .event_log import EventPage
 from .ledger import RunEnd
 from .message import Message, Usage
 from .outcomes import Key
-<<<<<<< ours
 from .overlay import Overlay
-from .reply import Delivered
-=======
 from .reply import Delivered, DeliveredAs
->>>>>>> theirs
 from .run_queries import RunFilter
 from .run_record import RunRecord, RunStatus, SpanKind, SpanRecord
 from .session_records import SessionDefaults, SessionHead, Step
