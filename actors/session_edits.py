@@ -17,9 +17,11 @@ from ..runtime.context import Context, Ticket
 from .edit_messages import BeginFork, Edited, EditHistory, PageRead, ReadPage
 from .edit_record import EditRecord
 from .errors import SessionExists
+from .message import Message
 from .seq_ranges import Ranges, add_range, first_of_latest, last_of_earliest, visible_spans
 from .session_records import SessionHead
 from .session_state import StatefulSession
+from .window import ExcerptNeed
 
 __all__ = ["REMOVED_RANGES_MAX", "EditableSession"]
 
@@ -33,8 +35,11 @@ class EditableSession(StatefulSession):
     @handles(EditHistory, retryable=True, on_cancel="cancel")
     def edit_history(self, message: EditHistory, context: Context) -> Ticket | Edited:
         """Take messages out of history, now or when the turns before it have ended."""
-        if message.kind == "pop" or message.run_id is not None:
-            self.history.load()  # a store that cannot be read refuses here, not when the edit's turn has come
+        # A store that cannot be read refuses here, not when the edit's turn has come.
+        if message.kind == "pop" and self.turns.running is None:  # its turn is now: no more is needed than it takes
+            self.history.load_for(_latest(message.count))
+        elif message.kind == "pop" or message.run_id is not None:
+            self.history.load()
         if message.run_id is not None:
             self._check_run(message.run_id)
         return self.in_turn(message, context, partial(self._edit, message))
@@ -88,7 +93,10 @@ class EditableSession(StatefulSession):
             return Edited(0)
         if len(add_range(head.removed, taken[0][0], taken[-1][1])) > REMOVED_RANGES_MAX:
             return Edited(0, refusal=_too_many(self.id.key))
-        popped = self.history.whole()[-message.count :] if message.kind == "pop" else ()
+        popped: list[Message] = []
+        if message.kind == "pop":
+            latest, _, _ = self.history.excerpt(_latest(message.count), staged=True)
+            popped = [each for each in latest if each.seq >= first]  # not others for those that cannot be read
         record = EditRecord(
             number=number,
             kind=message.kind,
@@ -102,7 +110,7 @@ class EditableSession(StatefulSession):
         self.ledger.edit(record)
         assert self.ledger.head is not None
         self.history.remove(self.ledger.head.removed)
-        return Edited(sum(end - start + 1 for start, end in taken), popped)
+        return Edited(sum(end - start + 1 for start, end in taken), tuple(popped))
 
     def _first_to_go(self, message: EditHistory, head: SessionHead) -> int:
         if message.kind == "pop":
@@ -111,6 +119,10 @@ class EditableSession(StatefulSession):
             return message.to_seq + 1
         wrote = (each.seq for each in self.history.whole() if each.run_id == message.run_id)
         return next(wrote, head.last_seq + 1)
+
+
+def _latest(count: int) -> ExcerptNeed:
+    return ExcerptNeed(first=0, messages=count, characters=None)
 
 
 def _too_many(session_id: str) -> str:

@@ -67,7 +67,7 @@ class SessionHistory:
             CyclicAsk: called by a tool, within a turn of this session, or of one that this one's turn waits for.
 
         Cancellation: while it waits for its turn, nothing is taken.
-        Cost: loads history into memory, as a turn does.
+        Cost: reads what it takes; where it has to wait for its turn, loads all of history.
         """
         edit = EditHistory(
             number=new_number(),
