@@ -14,6 +14,7 @@ tiktoken"; an image: OpenAI, "Images and vision", 1024 x 1024 at high detail wit
 """
 
 import importlib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterable
@@ -160,6 +161,8 @@ async def counter_for(model: str) -> TokenCounter:
     Cost: the first call for a model loads the encoding in a thread, for at most LOAD_TIMEOUT_S; on a machine that never
         used it, tiktoken fetches it from the network (TIKTOKEN_CACHE_DIR says where it is kept).
     """
+    if importlib.util.find_spec("tiktoken") is None:
+        return _ESTIMATE
     counter = _counters.get(model)
     if counter is None:
         with anyio.move_on_after(LOAD_TIMEOUT_S):

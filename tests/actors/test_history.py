@@ -1,5 +1,7 @@
 """History is the store's messages and behind them those that are staged, whenever either of them is read."""
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -192,24 +194,33 @@ def test_an_excerpt_by_characters_reads_until_it_has_them() -> None:
     assert len(messages) + missing == 2_000
 
 
-@given(
-    st.integers(0, 120),
-    st.integers(0, 10),
-    st.lists(st.tuples(st.integers(1, 130), st.integers(0, 20)), max_size=3),
-    st.integers(0, 12),
-    st.integers(1, 60),
-    st.one_of(st.none(), st.integers(1, 4_000)),
-    st.booleans(),
+class Case(NamedTuple):
+    """A history of `stored` messages, of which `edits` took some out, `staged` ones behind, and what is needed of it."""
+
+    stored: int
+    staged: int
+    edits: list[tuple[int, int]]
+    first: int
+    messages: int
+    characters: int | None
+    loaded_before: bool
+
+
+cases = st.builds(
+    Case,
+    stored=st.integers(0, 120),
+    staged=st.integers(0, 10),
+    edits=st.lists(st.tuples(st.integers(1, 130), st.integers(0, 20)), max_size=3),
+    first=st.integers(0, 12),
+    messages=st.integers(1, 60),
+    characters=st.one_of(st.none(), st.integers(1, 4_000)),
+    loaded_before=st.booleans(),
 )
-def test_an_excerpt_is_the_beginning_and_the_end_of_all_there_is(
-    count: int,
-    staged: int,
-    edits: list[tuple[int, int]],
-    first: int,
-    messages: int,
-    characters: int | None,
-    loaded_before: bool,
-) -> None:
+
+
+@given(cases)
+def test_an_excerpt_is_the_beginning_and_the_end_of_all_there_is(case: Case) -> None:
+    count, staged, edits, first, messages, characters, loaded_before = case
     removed: Ranges = ()
     for start, length in edits:
         if start + length <= count:

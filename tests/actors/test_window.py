@@ -208,3 +208,20 @@ def test_nine_tenths_of_each_prompt_are_the_beginning_of_the_next(strategy: Stra
 
     assert share >= 0.9
     assert tight < 0.5  # what it is good for
+
+
+# Where reading stops within a unit ------------------------------------------------------------------------------------
+
+
+def test_a_unit_that_reading_has_cut_apart_is_neither_shown_nor_called_broken() -> None:
+    user = Message(role="user", content="x")
+    head = [user, calling("a", "b"), result("a"), result("b")]
+    history = numbered([*head, *[user] * 20, calling("a"), result("a"), user])
+    first, latest = history[:3], history[25:]  # without the last result of the head, and without the last call
+    excerpt = Excerpt((*first, *latest), gap_at=3, gap=22)
+
+    view = cut_view(Window(max_messages=20, strategy="head_and_tail"), excerpt)
+
+    assert [message.seq for message in view.messages] == [1, 27]
+    assert not view.repaired.changed
+    assert (view.shown, view.left_out) == (2, 25)
