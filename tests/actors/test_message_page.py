@@ -43,6 +43,20 @@ def test_pages_begin_at_the_end_of_history_or_at_its_beginning(run: Run) -> None
     run(body)
 
 
+def test_pages_are_full_whatever_edits_have_left_between(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            await session.add_messages(numbered(5))
+            await session.pop(2)
+            await session.add_messages(numbered(3))
+
+            assert seqs_of(await session.page(limit=4, newest_first=False)) == [1, 2, 3, 6]
+            assert seqs_of(await session.page(limit=4)) == [3, 6, 7, 8]
+
+    run(body)
+
+
 def test_who_was_at_the_end_comes_back_for_what_is_new(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
