@@ -1,6 +1,7 @@
 """Chats of teams from outside: events, cancellation, the line, circles, approvals, turns in one row."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import anyio
@@ -16,11 +17,13 @@ from callboard import (
     Parallel,
     Runtime,
     Session,
+    SessionManager,
     Team,
     TeamFailed,
     ToolCall,
     tool,
 )
+from callboard.store import MemoryStore
 from callboard.testing import model_answer, run_in_virtual_time
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -327,3 +330,37 @@ def test_in_one_row_who_fails_may_be_skipped_and_the_question_stands_all_the_sam
             assert (reply.text, list(reply.by_agent)) == ("Cid 1", ["Bob", "Cid"])
 
     run(body)
+
+
+# Another process ----------------------------------------------------------------------------------------------------
+
+
+def test_a_team_goes_on_in_another_process_where_it_was_cut_off(run: Run) -> None:
+    def team_on(runtime: Runtime, *, delay_s: float = 0.0) -> Team:
+        session = Session(runtime, "s")
+        desk = agent(session, "Desk", [model_answer(tool_calls=[transfer("bob")])])
+        return Team([desk, agent(session, "Bob", delay_s=delay_s)], session=session, flow=Handoff())
+
+    async def body() -> None:
+        store = MemoryStore()
+        async with Runtime.on(lambda: store, drain_timeout_s=0.1) as runtime, anyio.create_task_group() as tasks:
+            tasks.start_soon(_ignoring_its_failure, team_on(runtime, delay_s=600))
+            await anyio.sleep(1)
+            store = store.reopened()
+            tasks.cancel_scope.cancel()
+        async with Runtime.on(lambda: store) as runtime:
+            team, session = team_on(runtime), Session(runtime, "s")
+            assert await statuses(session) == [("Desk", "completed"), ("Bob", "interrupted")]
+            await SessionManager(runtime).resume_interrupted(team.agents)
+            reply = await team.chat("and now?")
+
+            assert [turn.agent for turn in reply.turns] == ["Bob"]
+            texts = [text for _, text in await said(session)]
+            assert texts == ["go", "", "Bob is asked to go on.", "Bob 1", "and now?", "Bob 2"]
+
+    run(body)
+
+
+async def _ignoring_its_failure(team: Team) -> None:
+    with suppress(TeamFailed):
+        await team.chat("go")
