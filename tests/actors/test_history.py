@@ -195,7 +195,7 @@ def test_an_excerpt_by_characters_reads_until_it_has_them() -> None:
 
 
 class Case(NamedTuple):
-    """A history of `stored` messages, of which `edits` took some out, `staged` ones behind, and what is needed of it."""
+    """`stored` messages, of which `edits` took some out, `staged` ones behind them, and what is needed of all that."""
 
     stored: int
     staged: int

@@ -225,3 +225,27 @@ def test_a_unit_that_reading_has_cut_apart_is_neither_shown_nor_called_broken() 
     assert [message.seq for message in view.messages] == [1, 27]
     assert not view.repaired.changed
     assert (view.shown, view.left_out) == (2, 25)
+
+
+# Cuts that do not fit any more ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [10, 100])
+def test_a_history_that_was_shortened_behind_its_cut_is_shown_again(cut: int) -> None:
+    question = [Message(role="user", content="x")]
+
+    view = cut_view(Window(max_messages=10), Excerpt(talk(5), cut=cut), fixed=question)
+
+    assert seqs(view) == [5, 6, 7, 8, 9, 10, 0]
+    assert view.cut == 5
+
+
+def test_a_cut_further_back_than_what_was_read_moves_and_then_stays() -> None:
+    history = talk(50)
+    window = Window(max_messages=20)
+    first = cut_view(window, Excerpt(history[-20:], gap=80, cut=40))
+
+    second = cut_view(window, Excerpt(history[-20:], gap=80, cut=first.cut))
+
+    assert len(first.messages) == 14
+    assert second.messages == first.messages
