@@ -16,12 +16,14 @@ from callboard import (
     Message,
     RunFailed,
     RunPolicy,
+    RunRecord,
     Runtime,
     Session,
     Spending,
     ToolCall,
     UnknownRun,
 )
+from callboard.actors.session_messages import BeginTurn, CancelTurn
 from callboard.store import Batch, MemoryStore
 from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time, until_quiet
@@ -161,6 +163,29 @@ def test_a_question_that_never_had_its_turn_leaves_nothing(run: Run) -> None:
                     await agent.chat("second", keep_input=True)
 
             assert await texts(session) == ["user: first", "assistant: echo: first"]
+            (cancelled,) = await session.runs(status="cancelled")
+            with pytest.raises(RunFailed):
+                await agent_in(session, [NO]).retry(cancelled.id)  # this one has a turn, and keeps it as was asked for
+            assert await texts(session) == ["user: first", "assistant: echo: first", "user: second"]
+
+    run(body)
+
+
+def test_a_turn_that_others_end_leaves_its_question_for_the_next_one_to_see(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session, ref = Session(runtime, "s"), runtime.session_actor("s")
+            await session.add_message("user", "before")
+            said = (Message(role="user", content="why?"),)
+            record = RunRecord(id="run_1", session_id="s", created_at_ms=1, agent="A", input=said, keep_input=True)
+            await ref.ask(BeginTurn(record, "queue", session.defaults))
+            assert await ref.ask(CancelTurn("run_1", "its agent is gone", "failed"))
+            model = ScriptedModel(["so"])
+            await Agent("A", model=model, session=session).chat("and?")
+
+            assert asked(model) == ["before", "why?", "and?"]
+            assert await texts(session) == ["user: before", "user: why?", "user: and?", "assistant: so"]
+            assert (await session.run("run_1")).input_seq == 2
 
     run(body)
 

@@ -170,8 +170,14 @@ def test_pages_together_are_the_whole_whatever_the_filter(run: Run) -> None:
             manager = SessionManager(runtime)
             await some_runs(runtime)
             await some_runs(runtime)
-            tried: list[dict[str, Any]] = [{}, {"session_id": "a"}, {"status": "failed"}, {"status": OPEN}]
-            for filters in (*tried, {"agent": "Ann"}):
+            tried: list[dict[str, Any]] = [
+                {},
+                {"session_id": "a"},
+                {"status": "failed"},
+                {"status": OPEN},
+                {"agent": "Ann"},
+            ]
+            for filters in tried:
                 whole = await manager.runs(**filters, limit=1000)
 
                 assert whole.cursor is None
