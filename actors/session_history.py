@@ -210,7 +210,7 @@ class SessionHistory:
         Raises:
             TypeError, ValueError: no words, a limit out of range, or a cursor of another search.
 
-        Cost: goes through the messages, some 100 000 a second, in a worker thread.
+        Cost: goes through the messages, some 50 000 a second, in a worker thread.
         """
         check_count(limit, what="limit", maximum=PAGE_MAX)
         wanted = Wanted.of(text, role=role, author=author)

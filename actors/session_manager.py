@@ -109,7 +109,7 @@ class SessionManager:
             cursor: `page.cursor` of the page before, asked with the same words and filters. A session that changes
                 meanwhile may be missed; no message comes twice.
 
-        Cost: goes through the messages, some 100 000 a second, in a worker thread.
+        Cost: goes through the messages, some 50 000 a second, in a worker thread.
         """
         check_count(limit, what="limit", maximum=PAGE_MAX)
         wanted = Wanted.of(text, role=role, author=author)

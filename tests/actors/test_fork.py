@@ -134,6 +134,21 @@ def test_a_fork_of_a_fork_can_be_rewound_to_before_a_run_of_the_first(run: Run) 
     run(body)
 
 
+def test_a_long_fork_of_an_edited_session_has_places_without_gaps(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            await session.add_messages(numbered(200))
+            await session.rewind(50)
+            await session.add_messages(numbered(100, first=51))  # from place 201 on
+            fork = await session.fork("f")
+
+            assert await texts_of(fork) == [f"text {number}" for number in range(1, 151)]
+            assert [message.seq for message in await fork.messages()] == list(range(1, 151))
+
+    run(body)
+
+
 @pytest.mark.parametrize("at_seq", [None, 12, 5])
 def test_a_fork_has_the_summary_and_the_cuts_of_its_session_where_they_hold_for_it(
     run: Run, at_seq: int | None
