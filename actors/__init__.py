@@ -28,8 +28,8 @@ team_flows, team_turns, team_tools          who of a team speaks next, and how i
 team, team_chat, team_line                  agents that answer together
 event_rows, event_log, session_events, boards, event_stream   what happens in a session, for its readers
 run_observing, run_context, run_log   what runs do, for observers and for logs
-host, session, session_manager, resuming, agent, chat_input, chat_options, chat_stream, submission, hand_made_turn,
-                                            run, reply: the public handles
+host, session, session_manager, session_storage, resuming, agent, chat_input, chat_options, chat_stream, submission,
+                                            hand_made_turn, run, reply: the public handles
 errors, ids, per_loop
 """
 
@@ -104,6 +104,7 @@ from .session_events import (
 )
 from .session_manager import SessionManager
 from .session_records import ForkOrigin, SessionHead
+from .session_storage import SessionStorage, create_postgres_session_storage, create_redis_session_storage
 from .spans import LiveSpan
 from .state import ScopedState
 from .submission import Submission
@@ -209,6 +210,7 @@ __all__ = [
     "SessionManager",
     "SessionPage",
     "SessionState",
+    "SessionStorage",
     "SpanRecord",
     "Spending",
     "StaleTurn",
@@ -241,5 +243,7 @@ __all__ = [
     "UserState",
     "Window",
     "WindowView",
+    "create_postgres_session_storage",
+    "create_redis_session_storage",
     "tool",
 ]

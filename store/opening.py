@@ -1,4 +1,4 @@
-"""Opens the store in a directory as its owner has it: plain, or sealed with a master key."""
+"""Opens a store as its owner has it: plain, or sealed with a master key."""
 
 import os
 from typing import Literal
@@ -10,7 +10,7 @@ from .master_key import MasterKey
 from .process_store import ProcessStore
 from .sealed_store import KEYRING_STREAM, SealedStore
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "unlocked"]
 
 
 def open_store(
@@ -39,6 +39,15 @@ def open_store(
         store = ProcessStore(path, durability=durability)
     else:
         store = LmdbStore(path, durability=durability, readonly=readonly)
+    return unlocked(store, key)
+
+
+def unlocked(store: Store, key: MasterKey | None) -> Store:
+    """A store that was just opened, as its owner has it. Where it cannot be had it is closed.
+
+    Raises:
+        WrongKey, ModuleNotFoundError: as `open_store`.
+    """
     if key is not None:
         return SealedStore(store, key)
     try:

@@ -41,7 +41,7 @@ LOCK_POLL_S = 0.02
 _NOTHING_WRITTEN = re.compile(
     r"(^|: -)(OOM|LOADING|MISCONF|NOREPLICAS|BUSY|MASTERDOWN|READONLY|NOPERM|NOAUTH|NOSCRIPT|MOVED|CROSSSLOT)\b"
 )
-"""What a server answers before it runs a script, or instead of its first write; older ones put their own words before."""
+"""What a server answers before it runs a script, or instead of its first write; older ones put words before it."""
 
 
 def _translated(error: redis.RedisError, *, sent: bool) -> StoreError:

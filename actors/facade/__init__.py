@@ -106,6 +106,7 @@ from callboard.actors import (
     SessionManager,
     SessionPage,
     SessionState,
+    SessionStorage,
     SpanRecord,
     Spending,
     StaleTurn,
@@ -138,6 +139,8 @@ from callboard.actors import (
     UserState,
     Window,
     WindowView,
+    create_postgres_session_storage,
+    create_redis_session_storage,
     tool,
 )
 from callboard.runtime.errors import CyclicAsk, Failed, MailboxFull, Rejected, Stopping, Unknown
@@ -255,6 +258,7 @@ __all__ = [
     "SessionManager",
     "SessionPage",
     "SessionState",
+    "SessionStorage",
     "SpanRecord",
     "Spending",
     "StaleTurn",
@@ -294,5 +298,7 @@ __all__ = [
     "Window",
     "WindowView",
     "WrongKey",
+    "create_postgres_session_storage",
+    "create_redis_session_storage",
     "tool",
 ]

@@ -263,8 +263,10 @@ def test_the_location_names_server_database_and_schema_and_no_secret() -> None:
     ],
 )
 def test_nonsense_is_refused_at_the_door_with_the_mend(arguments: dict[str, Any], mend: str) -> None:
+    given: dict[str, Any] = {"dsn": "postgresql://nowhere.invalid"} | arguments
+
     with pytest.raises(ValueError, match=mend) as raised:
-        PostgresStore(**{"dsn": "postgresql://nowhere.invalid"} | arguments)
+        PostgresStore(**given)
 
     assert "geheim" not in str(raised.value)
 
