@@ -10,7 +10,7 @@ from callboard.actors.instructions import Instructions
 from callboard.runtime import Backoff
 from callboard.testing import ModelScript, ScriptedModel, model_answer
 
-__all__ = ["QUICK", "Work", "call_once", "call_tool", "fail_behind_the_call", "worker_on"]
+__all__ = ["QUICK", "Work", "call_once", "call_tool", "fail_behind_the_call", "set_all", "worker_on"]
 
 QUICK = RunPolicy(backoff=Backoff(first_s=0.01, max_s=0.02))
 
@@ -33,6 +33,12 @@ call_once = call_tool("work")
 def fail_behind_the_call(request: ModelRequest) -> ModelAnswer | BadRequest:
     """Call `work`, then refuse for good."""
     return BadRequest("never") if request.messages[-1].role == "tool" else call_once(request)
+
+
+def set_all(context: ToolContext, value: object = 1) -> None:
+    """The same key in each scope."""
+    for state in (context.session_state, context.user_state, context.app_state):
+        state["key"] = value
 
 
 def worker_on(
