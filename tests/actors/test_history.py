@@ -264,3 +264,15 @@ def test_an_edit_while_a_window_is_loaded_changes_both_ends() -> None:
     assert [each.seq for each in staged] == [1, 4, 5, 6, *range(986, 996)]
     assert [each.seq for each in messages] == [1, 4, 5, 6, *range(986, 996)]
     assert (first_ones, missing) == (4, 995 - 2 - 14)
+
+
+def test_what_an_edit_takes_from_the_beginning_is_made_up_from_behind() -> None:
+    stored = Stored(1_000)
+    stored.history.load_for(need(4, 10))
+    stored.history.remove(((1, 64),))
+    stored.history.durable(1_000, ((1, 64),))
+    stored.history.load_for(need(4, 10))
+
+    messages, first_ones, _ = stored.history.excerpt(need(4, 10), staged=True)
+
+    assert [each.seq for each in messages[:first_ones]] == [65, 66, 67, 68]
