@@ -12,7 +12,7 @@ from .limits import check_count
 from .model import Model, ModelAnswer, ModelRequest
 from .overlay import Overlay
 from .session_messages import ReadExcerpt
-from .tokens import TokenCounter, TokenEstimate
+from .tokens import TokenCounter
 from .window import ExcerptNeed, Strategy, Window, WindowView, check_strategy, cut_view
 
 __all__ = ["SessionViews"]
@@ -39,7 +39,8 @@ class SessionViews:
         Args:
             max_messages, max_tokens: the most of it, the latest; None for both: as the handle was made with.
             strategy: "recent", "head_and_tail" or "summary", see Window; None: the handle's, or "recent".
-            counter: of tokens; None takes an estimate, corrected by what the model in use has reported.
+            counter: of tokens; None takes that of the model in use, where it is only one; else tiktoken's o200k_base
+                where that is installed, or an estimate.
 
         It keeps strictly to what is given, and moves with each message; the cut that runs use is not looked at. What is
         not shown stays where it is. The latest message, with its tool calls, is shown even where it alone is too large.
@@ -61,7 +62,7 @@ class SessionViews:
         excerpt = await self._ref.ask(ReadExcerpt(None if window is None else _need(window)))
         if window is None or window.max_tokens is None:
             return cut_view(window, excerpt)
-        return cut_view(window, excerpt, self.runtime.token_meters.learnt(window.counter or TokenEstimate()))
+        return cut_view(window, excerpt, await self.runtime.token_meters.of_any(window.counter))
 
     async def compact(self, model: Model, *, keep_messages: int = 20) -> Overlay | None:
         """Let a summary stand for all but the latest messages, where windows of the strategy "summary" look at them.

@@ -54,6 +54,9 @@ _DECAY = 0.9
 
 _REMEMBERED_MAX = 16_384
 
+_PRESENT_MODEL = "gpt-4o"
+"""Its encoding, o200k_base, is that of all later ones of OpenAI as well."""
+
 
 class TokenCounter(Protocol):
     """Counts the tokens of a text. `name` says how, in what reports it; `exact` whether that is what the model sees."""
@@ -275,7 +278,10 @@ class TokenMeters:
             meter = self._meters[key] = TokenMeter(counter)
         return meter
 
-    def learnt(self, counter: TokenCounter) -> TokenMeter:
-        """For a prompt whose model is not known: the meter of the one model that is in use, where it is only one."""
-        of_it = [meter for meter in self._meters.values() if meter.counter.name == counter.name]
-        return of_it[0] if len(of_it) == 1 else TokenMeter(counter)
+    async def of_any(self, counter: TokenCounter | None) -> TokenMeter:
+        """For a prompt whose model is not known: the meter of the one that is in use, where it is only one.
+
+        Else, without a counter, it is the encoding of a present model where tiktoken is installed, or the estimate.
+        """
+        used = [meter for meter in self._meters.values() if counter is None or meter.counter.name == counter.name]
+        return used[0] if len(used) == 1 else TokenMeter(counter or await counter_for(_PRESENT_MODEL))

@@ -161,12 +161,13 @@ def test_the_models_of_a_runtime_learn_each_by_itself(run: Run) -> None:
 def test_without_a_model_what_the_only_one_in_use_has_learnt_counts(run: Run) -> None:
     async def body() -> None:
         meters, words = TokenMeters(), Words()
-        assert meters.learnt(words).factor == 1.0
+        assert (await meters.of_any(words)).factor == 1.0
         (await meters.of("one", words)).learn(10_000, 20_000)
-        assert meters.learnt(words).factor > 1.5
+        assert (await meters.of_any(words)).factor > 1.5
+        assert await meters.of_any(None) is await meters.of("one", words)
         await meters.of("other", words)
 
-        assert meters.learnt(words).factor == 1.0
+        assert (await meters.of_any(words)).factor == 1.0
 
     run(body)
 
