@@ -129,9 +129,17 @@ def as_research_team(body: Body) -> ScriptStep:
     return answer(tool_calls=[("transfer_to_writer", {"message": f"{last} words: too many"})])
 
 
+def as_repairs(body: Body) -> ScriptStep:
+    results = sum(message["role"] == "tool" for message in body["messages"])
+    if results == 2:
+        return "Ordered, and the courier comes."
+    return answer(tool_calls=[(("order", "book_courier")[results], {"part": 7})])
+
+
 SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "approval": as_refunds,
     "budget": as_researcher,
+    "crash_and_resume": as_repairs,
     "fallback": as_two_models,
     "otel": as_support,
     "research_team": as_research_team,
@@ -166,6 +174,13 @@ FIRST_LINES: dict[str, list[str]] = {
         "Dan has nothing left to spend: 3 calls, $0.000090",
         "research: Researcher failed, the budget of 2 model calls is spent (2)",
     ],
+    "crash_and_resume": [
+        "ordering part 7",
+        "the first process has ended by signal 9",
+        "the run was interrupted: the process ended before the run did",
+        "booking a courier for part 7",
+        "Ordered, and the courier comes.",
+    ],
     "editing": [
         "2 messages taken out, 4 left",
         "it began with: Which town should I see in Flanders?",
@@ -184,6 +199,18 @@ FIRST_LINES: dict[str, list[str]] = {
         "large-model-of-another-house|fake: completed after 1 attempt",
         "large-model-of-another-house|fake: completed after 1 attempt",
     ],
+    "fastapi_app": [
+        "echo: My invoice is wrong.",
+        "echo: What was wrong?",
+        "at the same time: 200 409",
+        "latest: user: Question 1 assistant: echo: Question 1",
+    ],
+    "openai_agents_session": [
+        "echo: I live in Lisbon.",
+        "echo: Where do I live?",
+        "4 items, of which the last is by assistant",
+    ],
+    "quickstart": ["echo: What was my issue again?", "4 messages are stored"],
     "research_team": [
         'Notes found: I have ["A board behind the stage, where the company reads what was posted."]',
         'Papers found: I have ["First attested in the 1880s."]',
@@ -197,6 +224,15 @@ FIRST_LINES: dict[str, list[str]] = {
         "  Checker: 5",
         "  Checker: Writer is asked to go on.",
         "  Writer: It hangs behind.",
+    ],
+    "sessions": [
+        "Dana's: case-1, case-2",
+        "last: Which line?",
+        "for a model: 2 messages",
+        "case-1: echo: The second one.",
+        "case-2: echo: Am I on plan pro?",
+        "no session: echo: Ping",
+        "deleted: True",
     ],
     "state": [
         "You serve in the garden. Offer lemon tart. Here is one tea for the garden.",
@@ -232,6 +268,11 @@ FIRST_LINES: dict[str, list[str]] = {
         "reserve: 1 x lamp put aside for Dana Fox",
         "I put a lamp aside.",
         "put aside: 1 x lamp",
+    ],
+    "trio_program": [
+        "dana: My order 88 is late. -> echo: My order 88 is late.",
+        "dana: Which order was it? -> echo: Which order was it?",
+        "noor: Hello -> echo: Hello",
     ],
     "tracing": [
         "A-17 is on its way.",
