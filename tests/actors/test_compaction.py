@@ -23,7 +23,11 @@ from callboard import (
     ToolCall,
     Window,
 )
+from callboard.actors.session_records import message_key
+from callboard.actors.transfer import export_store, import_store
 from callboard.runtime import Backoff
+from callboard.runtime.context import ACTIVATION_BITS
+from callboard.store import Batch, MemoryStore, Row, Table
 from callboard.testing import ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -268,5 +272,47 @@ def test_a_budget_that_is_spent_by_a_summary_ends_the_run(run: Run) -> None:
 
             assert len(model.requests) == 1
             assert await session.overlay() is not None  # what was paid for is kept
+
+    run(body)
+
+
+def test_a_summary_goes_where_its_session_is_exported_to(run: Run) -> None:
+    async def body() -> None:
+        source, target = MemoryStore(), MemoryStore()
+        async with Runtime.on(lambda: source) as runtime:
+            session = Session(runtime, "s")
+            await session.add_messages(numbered(20))
+            overlay = await session.compact(ScriptedModel(as_chat), keep_messages=5)
+            lines = list(export_store(runtime.store))
+        import_store(target, lines)
+        async with Runtime.on(lambda: target) as runtime:
+            assert overlay is not None
+            assert await Session(runtime, "s").overlay() == overlay
+
+    run(body)
+
+
+def test_a_summary_that_cannot_be_read_hides_no_message(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with Runtime.on(lambda: store) as runtime:
+            session = Session(runtime, "s")
+            await session.add_messages(numbered(20))
+            overlay = await session.compact(ScriptedModel(as_chat), keep_messages=5)
+        assert overlay is not None
+        store = store.reopened()
+        stored = store.load("session:s")
+        assert stored is not None
+        broken = Row(Table.OVERLAY, message_key(overlay.last_seq), b"\x01nonsense")
+        epoch = store.claim() << ACTIVATION_BITS
+        assert store.commit([Batch("session:s", epoch, stored.version, stored.head, (broken,))]) == [None]
+        store = store.reopened()
+        async with Runtime.on(lambda: store) as runtime:
+            session, model = Session(runtime, "s", max_messages=40, strategy="summary"), ScriptedModel(as_chat)
+            await talk(Agent("Agent", model=model, session=session), 1)
+
+            assert await session.overlay() is None
+            assert len(model.requests[0].messages) == 21
+            assert any("summary of session" in each.where for each in store.damage.list())
 
     run(body)
