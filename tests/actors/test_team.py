@@ -451,13 +451,30 @@ def test_the_output_of_the_reply_that_counts_is_the_teams(run: Run) -> None:
 def test_the_session_of_a_call_goes_before_the_teams_own(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
-            session, other = Session(runtime, "s"), Session(runtime, "other", overlap="reject")
-            team = Team([agent(session, "Ann")], session=session)
-            async with anyio.create_task_group() as tasks:
-                for _ in range(3):
-                    tasks.start_soon(lambda: team.chat("go", session=other))
+            session, other = Session(runtime, "s"), Session(runtime, "other")
+            await Team([agent(session, "Ann")], session=session).chat("go", session=other)
 
             assert await session.message_count() == 0
-            assert await other.message_count() == 6
+            assert await other.message_count() == 2
+
+    run(body)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_team_queues_whatever_the_sessions_own_way_is(run: Run, streamed: bool) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s", overlap="reject")
+            team = Team([agent(session, "Ann")], session=session)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: agent(session, "Dot", delay_s=1).chat("alone", session=session))
+                await anyio.sleep(0.5)
+                if streamed:
+                    async with team.stream("go") as stream:
+                        assert [event.agent async for event in stream]
+                else:
+                    await team.chat("go")
+
+            assert [text for _, text in await said(session)] == ["alone", "Dot 1", "go", "Ann 1"]
 
     run(body)

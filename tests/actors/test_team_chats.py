@@ -210,7 +210,7 @@ def test_a_tool_that_asks_its_own_team_on_its_own_session_is_refused(run: Run) -
 
             assert reply.text == "done"
             assert len(caught) == 1
-            assert "of session 's'" in caught[0]
+            assert "of session 's', from within a turn of it" in caught[0]
             assert await said(other) == [(None, "help"), ("Inner", "Inner 1")]
 
     run(body)

@@ -1,6 +1,6 @@
 """Teams whose agents work side by side, each on a fork of the session. In real time: forks are read by a thread."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ from callboard import (
 )
 from callboard.actors.conversation import units
 from callboard.actors.team_chat import FORK_TAG
+from callboard.store import Batch, MemoryStore, Refusal, StoreUnavailable
 from callboard.testing import ModelScript, ScriptedModel, fail_commit, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -124,9 +125,11 @@ def test_who_fails_may_be_skipped_and_if_all_fail_nothing_is_left(run_in_real_ti
     run_in_real_time(body)
 
 
-def test_cancelled_in_the_middle_a_chat_leaves_neither_messages_nor_forks(run_in_real_time: Run) -> None:
+def test_cancelled_in_the_middle_a_chat_leaves_neither_messages_nor_forks(
+    run_in_real_time: Run, tmp_path: Path
+) -> None:
     async def body() -> None:
-        async with Runtime.in_memory() as runtime:
+        async with Runtime(tmp_path / "db") as runtime:  # whose commits take a while, as those of memory do not
             session = await begun(Session(runtime, "s"))
             slow = [agent(session, name, delay_s=60) for name in ("Ann", "Bob")]
             for delay_s in (0.0, 0.001, 0.002, 0.005, 0.1):
@@ -285,5 +288,30 @@ def test_a_commit_that_fails_costs_nobody_an_answer(run_in_real_time: Run) -> No
 
                 assert (await texts(session))[-3:] == [f"question {faults}", "Ann says", "Bob says"]
                 assert await forks(runtime) == []
+
+    run_in_real_time(body)
+
+
+class RefusesToForget(MemoryStore):
+    """A store that fails the first time that it is to drop a session."""
+
+    refused = 0
+
+    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
+        if not self.refused and any(batch.erase for batch in batches):
+            self.refused += 1
+            raise StoreUnavailable("not now")
+        return super().commit(batches)
+
+
+def test_a_fork_that_the_store_would_not_drop_is_dropped_all_the_same(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        store = RefusesToForget()
+        async with Runtime.on(lambda: store) as runtime:
+            session = await begun(Session(runtime, "s"))
+            await Team([agent(session, "Ann"), agent(session, "Bob")], session=session, flow=Parallel()).chat("go")
+
+            assert store.refused == 1
+            assert await forks(runtime) == []
 
     run_in_real_time(body)
