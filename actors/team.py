@@ -139,6 +139,7 @@ class Team:
                 input=given,
                 turns_max=self._turns_max,
                 spending=Spending(self._budget or Budget()) if spending is None else spending,
+                shares=spending is not None,
                 emit=emit,
             )
             return chat.run()

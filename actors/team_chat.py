@@ -23,7 +23,7 @@ from .agent import Agent
 from .budgets import Spending
 from .errors import ApprovalRequired, BudgetExceeded, RunFailed, UnknownSession
 from .ids import new_id
-from .message import Message
+from .message import Message, Usage
 from .persistence import persist
 from .perspective import GO_ON, NoInput
 from .reply import Reply
@@ -51,7 +51,8 @@ DROP_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class TeamChat:
-    """One chat. `emit` gets the events; without it nothing is streamed. For one task."""
+    """One chat. `emit` gets the events; without it nothing is streamed. `shares` says whether others spend of the
+    same budget. For one task."""
 
     members: Mapping[str, Agent[Any]]
     session: Session
@@ -59,6 +60,7 @@ class TeamChat:
     input: tuple[Message, ...]
     turns_max: int
     spending: Spending
+    shares: bool = False
     emit: Emit | None = None
     turns: list[TeamTurn] = field(default_factory=list[TeamTurn])
 
@@ -77,7 +79,7 @@ class TeamChat:
                 why = await self._one_by_one(await self._opened())
         reply = self.flow.result(self.turns)
         if reply is not None:
-            return TeamReply(reply, tuple(self.turns), self.spending.usage, why)
+            return TeamReply(reply, tuple(self.turns), self._usage, why)
         failed = next((turn for turn in reversed(self.turns) if turn.error is not None), None)
         if failed is None:
             raise RuntimeError(f"the flow {self.flow!r} has stopped ({why}) without a reply: somebody must speak")
@@ -222,6 +224,12 @@ class TeamChat:
     def _tell(self, name: str, run_id: str, event: Any) -> None:
         if self.emit is not None:
             self.emit(TeamEvent(name, run_id, event))
+
+    @property
+    def _usage(self) -> Usage:
+        if not self.shares:
+            return self.spending.usage
+        return sum((turn.reply.usage for turn in self.turns if turn.reply is not None), Usage())
 
     # Failures -------------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ class TeamReply(Struct, frozen=True):
         reply: the one that counts: of a review the writer's last, else the last one that says something.
         turns: all turns, in the order in which they ended (of `Parallel`, of the list), failed ones that were skipped
             included.
-        usage: tokens and cost of all their model calls, failed turns included.
+        usage: tokens and cost of all their model calls, failed turns included. With a `spending=` that others spend of
+            as well: of the replies.
         stopped_by: why it ended; "turns_max" and "budget" mean that the flow would have gone on.
     """
 

@@ -345,6 +345,7 @@ def test_a_budget_that_ends_within_a_turn_leaves_that_turn_out(run: Run) -> None
             reply = await team.chat("go", spending=spending)
 
             assert (reply.text, reply.stopped_by, spending.model_calls) == ("Ann 1", "budget", 3)
+            assert (reply.usage.requests, spending.usage.requests) == (1, 3)
             assert isinstance(reply.turns[1].error, BudgetExceeded)
             assert await said(session) == [(None, "go"), ("Ann", "Ann 1")]
             with pytest.raises(TeamFailed) as caught:  # nothing was left of it
