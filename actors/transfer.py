@@ -88,7 +88,9 @@ Existing: TypeAlias = Literal["refuse", "skip", "replace"]
 """What to do where there is a stream of this name already."""
 
 State: TypeAlias = StateHead | StateValue | OutboxRecord | TakenRecord
-Record: TypeAlias = SessionHead | RunRecord | SpanRecord | Step | EditRecord | Overlay | ReminderRecord | State | list[Message]
+Record: TypeAlias = (
+    SessionHead | RunRecord | SpanRecord | Step | EditRecord | Overlay | ReminderRecord | State | list[Message]
+)
 
 _SESSION_CODECS: dict[Table, Codec[Any]] = {
     Table.MESSAGE: MESSAGES_CODEC,
