@@ -13,16 +13,19 @@ from callboard import (
     Agent,
     AppState,
     InstructionContext,
+    ModelAnswer,
+    ModelRequest,
     RunFailed,
     Runtime,
     Session,
     Template,
+    ToolCall,
     ToolContext,
     UserState,
 )
 from callboard.actors.session_records import session_id_of
 from callboard.store import Batch, MemoryStore, Table
-from callboard.testing import ScriptedModel, until_quiet
+from callboard.testing import ScriptedModel, model_answer, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -357,5 +360,60 @@ def test_what_a_function_of_instructions_changes_reaches_nobody(run: Run) -> Non
             (await session.state.get())["list"].append(2)
 
             assert await session.state.get() == await AppState(runtime).get() == {"list": []}
+
+    run(body)
+
+
+def test_sync_tools_side_by_side_in_threads_lose_no_change(run_in_real_time: Run) -> None:
+    async def body() -> None:
+        def work(context: ToolContext) -> str:
+            for number in range(200):
+                context.app_state.increment("n")
+                context.session_state[f"{context.call_id} {number % 5}"] = number
+            return "worked"
+
+        def say(request: ModelRequest) -> ModelAnswer:
+            if request.messages[-1].role == "tool":
+                return model_answer("done")
+            return model_answer(tool_calls=[ToolCall(f"call_{number}", "work") for number in range(8)])
+
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = Agent("Worker", model=ScriptedModel(say), runtime=runtime, tools=[work])
+            await agent.chat("go", session=session)
+
+            assert await AppState(runtime).get() == {"n": 8 * 200}
+            assert await session.state.get() == {
+                f"call_{call} {place}": 195 + place for call in range(8) for place in range(5)
+            }
+
+    run_in_real_time(body)
+
+
+def test_metadata_that_a_tool_patches_counts_at_once_and_in_the_next_turns_instructions(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s", metadata={"seats": [{"row": 1}], "price": 2.5, "old": True})
+            read: list[Any] = []
+
+            async def move(context: ToolContext) -> str:
+                assert context.session is not None
+                seats = [*context.metadata["seats"], {"row": 7}]
+                await context.session.update_metadata({"seats": seats, "old": None})
+                read.append((dict(context.metadata), await context.session.metadata()))
+                return "moved"
+
+            model = ScriptedModel(call_tool("move"))
+            instructions = Template("Row ${seats.1.row} at ${price}")
+            agent = Agent("Usher", model=model, runtime=runtime, tools=[move], session=session)
+            await agent.chat("move")
+            talker = ScriptedModel()
+            await Agent("Usher", model=talker, runtime=runtime, instructions=instructions).chat("hi", session=session)
+
+            before = {"seats": [{"row": 1}], "price": 2.5, "old": True}
+            after = {"seats": [{"row": 1}, {"row": 7}], "price": 2.5}
+            assert read == [(before, after)]
+            assert await session.metadata() == after
+            assert talker.requests[0].messages[0].text == "Row 7 at 2.5"
 
     run(body)
