@@ -39,6 +39,7 @@ from .session_actor import SessionActor
 from .session_messages import Settled
 from .session_records import SESSION_KIND
 from .state_actor import StateActor
+from .state_messages import WaitOutbox
 from .state_records import STATE_KIND
 from .tokens import TokenMeters
 
@@ -51,6 +52,9 @@ AGENT_IDLE_S = 60.0
 
 EXPIRE_EVERY_S = 0.5
 """Connections are idle for 4 s at most, and servers close theirs after 5."""
+
+DELIVERY_TIMEOUT_S = 5.0
+"""How long a process that starts waits for what an earlier one has left on its way: it is sent until it arrives."""
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are put right side by side at start-up: enough to share each commit, few enough to stay small."""
@@ -202,7 +206,8 @@ class Runtime(Kernel):
         return [*super().waits(), *turns]
 
     async def recover(self) -> None:
-        """Mark every run that an earlier process left open. A session that cannot be read is logged and left as it is.
+        """Mark every run that an earlier process left open, and deliver the changes of app and user state that it left
+        on their way. A session that cannot be read is logged and left as it is; so is a delivery that takes long.
 
         Raises:
             StoreUnavailable: the store does not take it, for 30 s.
@@ -231,6 +236,16 @@ class Runtime(Kernel):
                 tasks.start_soon(put_right, session_id)
         if failures:
             raise failures[0]
+        async with anyio.create_task_group() as tasks:
+            for session_id in archive.with_outbox():
+                tasks.start_soon(self._wait_delivered, session_id, limiter)
+
+    async def _wait_delivered(self, session_id: str, limiter: anyio.CapacityLimiter) -> None:
+        async with limiter:
+            try:
+                await self.session_actor(session_id).ask(WaitOutbox(), timeout_s=DELIVERY_TIMEOUT_S)
+            except CallboardError as error:
+                _log.warning("what session %r did to app or user state is still on its way: %s", session_id, error)
 
     def _make_session(self, id: ActorId) -> SessionActor:
         actor = SessionActor(id)
