@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from .message import Message, ToolCall, Usage
@@ -87,10 +88,7 @@ class ObservedRun:
     def attempt_failed(self, error: Exception, reason: str, delay_s: float) -> None:
         """Another attempt follows."""
         for observer in self.observers:
-            try:
-                observer.attempt_failed(self, error, reason, delay_s)
-            except Exception:  # noqa: BLE001 - a user's code: see the module's text
-                _log.exception("a run's observer raised")
+            _guarded(partial(observer.attempt_failed, self, error, reason, delay_s))
 
 
 @dataclass(slots=True, eq=False)
@@ -194,18 +192,26 @@ def _observed(
 ) -> Generator[None]:
     entered: list[AbstractContextManager[object]] = []
     for observer in observers:
-        try:
-            manager = around(observer)
-            manager.__enter__()
-        except Exception:  # noqa: BLE001 - a user's code: see the module's text
-            _log.exception("a run's observer raised")
-        else:
-            entered.append(manager)
+        _guarded(partial(_enter, around, observer, entered))
     try:
         yield
     finally:
         for manager in reversed(entered):
-            try:
-                manager.__exit__(None, None, None)
-            except Exception:  # noqa: BLE001 - likewise
-                _log.exception("a run's observer raised")
+            _guarded(partial(manager.__exit__, None, None, None))
+
+
+def _enter(
+    around: Callable[[RunObserver], AbstractContextManager[object]],
+    observer: RunObserver,
+    entered: list[AbstractContextManager[object]],
+) -> None:
+    manager = around(observer)
+    manager.__enter__()
+    entered.append(manager)
+
+
+def _guarded(tell: Callable[[], object]) -> None:
+    try:
+        tell()
+    except Exception:  # noqa: BLE001 - a user's code: see the module's text
+        _log.exception("a run's observer raised")

@@ -39,6 +39,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runtime/runtime.py::Runtime._close": "a closer that raises must not keep the store open",
             "actors/execution.py::Execution._answer": "the run's guard: a tool's or a model's crash must end the turn",
             "actors/execution.py::Execution._system": "a user's function: whatever it raises must end the turn",
+            "actors/run_observing.py::_guarded": "a user's observer must not disturb the run that it observes",
             "actors/limits.py::reason_of": "the __str__ of an error is anyone's code, and a reason there must be",
             "actors/tool_calls.py::ToolCalls._ask": "a user's approver: the calls beside it go on to their end",
             "actors/team.py::TeamStream._carry_out": "a user's function: it comes out where the events are read",

@@ -96,12 +96,10 @@ def test_a_run_is_a_span_in_its_callers_trace_with_its_calls_below_it(run: Run) 
         collected = Collected()
         async with Runtime.in_memory() as runtime:
             runtime.observe_runs(collected.observer)
-            usage = Usage(prompt_tokens=10, completion_tokens=4, total_tokens=14, cached_tokens=8, requests=1)
-            call = ToolCall("call_1", "look", '{"word":"a"}')
-            script = [model_answer(tool_calls=[call], usage=usage), model_answer("done", usage=usage)]
+            script = [model_answer(tool_calls=[ToolCall("c", "look", '{"word":"a"}')]), "done"]
             agent = Agent("Ann", model=ScriptedModel(script), session=Session(runtime, "s"), tools=[look])
             with collected.tracers.get_tracer("shop").start_as_current_span("GET /chat"):
-                reply = await agent.chat("hi")
+                await agent.chat("hi")
 
             assert tree(collected.spans) == [
                 " > GET /chat",
@@ -110,50 +108,58 @@ def test_a_run_is_a_span_in_its_callers_trace_with_its_calls_below_it(run: Run) 
                 "invoke_agent Ann > execute_tool look",
                 "invoke_agent Ann > chat scripted",
             ]
-            _, invoke, chat, execute, _ = collected.spans
-            assert [span.kind for span in (invoke, chat, execute)] == [
-                SpanKind.INTERNAL,
-                SpanKind.CLIENT,
-                SpanKind.INTERNAL,
-            ]
+            kinds = [span.kind for span in collected.spans[1:4]]
+            assert kinds == [SpanKind.INTERNAL, SpanKind.CLIENT, SpanKind.INTERNAL]
+            assert all(span.status.status_code is StatusCode.UNSET for span in collected.spans)
+
+    run(body)
+
+
+def test_spans_have_the_conventions_attributes_and_our_own(run: Run) -> None:
+    async def body() -> None:
+        collected = Collected()
+        async with Runtime.in_memory() as runtime:
+            runtime.observe_runs(collected.observer)
+            usage = Usage(prompt_tokens=10, completion_tokens=4, total_tokens=14, cached_tokens=8, requests=1)
+            call = ToolCall("call_1", "look", '{"word":"a"}')
+            script = [model_answer(tool_calls=[call], usage=usage), model_answer("done", usage=usage)]
+            agent = Agent("Ann", model=ScriptedModel(script), session=Session(runtime, "s"), tools=[look])
+            reply = await agent.chat("hi")
+
+            invoke, chat, execute, _ = collected.spans
+            ours = {"callboard.run.id": reply.run_id, "callboard.turn": 1}
+            whose = {"gen_ai.agent.name": "Ann", "gen_ai.conversation.id": "s"}
             assert of(invoke) == {
                 "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.agent.name": "Ann",
-                "gen_ai.conversation.id": "s",
+                **whose,
                 "gen_ai.request.model": "scripted",
                 "gen_ai.usage.input_tokens": 20,
                 "gen_ai.usage.output_tokens": 8,
                 "gen_ai.usage.cache_read.input_tokens": 16,
-                "callboard.run.id": reply.run_id,
-                "callboard.turn": 1,
+                **ours,
                 "callboard.run.status": "completed",
                 "callboard.run.attempts": 1,
             }
             assert of(chat) == {
                 "gen_ai.operation.name": "chat",
                 "gen_ai.provider.name": "custom",
-                "gen_ai.agent.name": "Ann",
-                "gen_ai.conversation.id": "s",
+                **whose,
                 "gen_ai.request.model": "scripted",
                 "gen_ai.response.model": "scripted",
                 "gen_ai.response.finish_reasons": ("tool_calls",),
                 "gen_ai.usage.input_tokens": 10,
                 "gen_ai.usage.output_tokens": 4,
                 "gen_ai.usage.cache_read.input_tokens": 8,
-                "callboard.run.id": reply.run_id,
-                "callboard.turn": 1,
+                **ours,
             }
             assert of(execute) == {
                 "gen_ai.operation.name": "execute_tool",
                 "gen_ai.tool.name": "look",
                 "gen_ai.tool.type": "function",
                 "gen_ai.tool.call.id": "call_1",
-                "gen_ai.agent.name": "Ann",
-                "gen_ai.conversation.id": "s",
-                "callboard.run.id": reply.run_id,
-                "callboard.turn": 1,
+                **whose,
+                **ours,
             }
-            assert all(span.status.status_code is StatusCode.UNSET for span in collected.spans)
 
     run(body)
 

@@ -9,15 +9,20 @@ from callboard import (
     EditRecord,
     ForkOrigin,
     Message,
+    MessageAdded,
     MessagePage,
     Run,
+    RunEvent,
+    RunProgress,
     RunRecord,
     Runtime,
     SearchHit,
     SearchPage,
     Session,
+    SessionEvent,
     SessionManager,
 )
+from callboard.observing import RunIds, RunLog, current_run
 
 
 async def open_and_close() -> None:
@@ -116,3 +121,18 @@ async def manage(runtime: Runtime) -> None:
 
 def facts() -> None:
     assert_type(callboard.__version__, str)
+
+
+async def read_along(session: Session, runtime: Runtime) -> None:
+    async for event in session.events(after=41, progress=True):
+        assert_type(event, SessionEvent)
+        if isinstance(event, MessageAdded):
+            assert_type(event.message, Message)
+        elif isinstance(event, RunProgress):
+            assert_type(event.event, RunEvent)
+    async with session.events() as events:
+        assert_type(await anext(events), SessionEvent)
+        assert_type(events.number, int)
+    stop = runtime.observe_runs(RunLog(content=False))
+    assert_type(stop(), None)
+    assert_type(current_run(), RunIds | None)
