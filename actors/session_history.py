@@ -200,7 +200,8 @@ class SessionHistory:
         """The messages of this session in which all words of `text` occur, the latest first. Waits for no turn.
 
         Words are parted by spaces, and each may be a part of one in the message; letters count as the same whatever
-        their case and form (NFKC). What edits have taken out of history is not found.
+        their case and form (NFKC). The text of messages is looked at, the arguments of tool calls are not. What edits
+        have taken out of history is not found.
 
         Args:
             role, author: only messages of these.
