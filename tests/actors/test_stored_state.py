@@ -11,6 +11,7 @@ import pytest
 from state_turns import QUICK, call_tool, worker_on
 
 from callboard import Agent, AppState, Retention, Runtime, Session, SessionManager, ToolContext, UserState
+from callboard.actors import host
 from callboard.actors.session_check import check_sessions, repair_sessions
 from callboard.actors.state_records import OUTBOX_DUE, STATE_KIND, read_values
 from callboard.actors.transfer import check_export, export_store, import_store
@@ -61,7 +62,7 @@ async def delivered(store: MemoryStore) -> None:
     """A process on this store delivers what is on its way, without any call; and no other does so again."""
     for _ in range(2):
         async with Runtime.on(lambda opened=store: opened) as runtime:
-            await until_quiet(runtime)
+            assert read_values(store, "state:app") == WORKED
             assert await AppState(runtime).get() == WORKED
             assert await UserState(runtime, "ann").get() == WORKED
         store = store.reopened()
@@ -78,6 +79,27 @@ def test_process_that_starts_delivers_what_an_earlier_one_left_also_of_a_deleted
         async with Runtime.on(lambda: store) as runtime:
             assert await Session(runtime, "s").state.get() == ({} if delete else WORKED)
         await delivered(store.reopened())
+
+    run(body)
+
+
+def test_process_starts_all_the_same_where_what_is_on_its_way_does_not_arrive(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "DELIVERY_TIMEOUT_S", 0.1)
+
+    async def body() -> None:
+        store = await store_with_a_delta_on_its_way()
+        guard = store.load("state:app")
+        version = guard.version if guard is not None else 0
+        newer = Batch("state:app", guard.epoch if guard is not None else 0, version, head=b"\xff")
+        assert store.commit([newer]) == [None]
+        again = store.reopened()
+        async with Runtime.on(lambda: again) as runtime:
+            assert await Session(runtime, "s").state.get() == WORKED
+
+        assert "what session 's' did to app or user state is still on its way" in caplog.text
+        assert len(again.reopened().scan("session:s", Table.OUTBOX)) == 1
 
     run(body)
 
