@@ -76,7 +76,7 @@ def test_all_other_models_have_the_default_price() -> None:
     seconds_max=st.none() | st.floats(0.1, 9),
 )
 def test_no_call_may_begin_exactly_where_a_bound_is_reached(
-    usage: Usage, tokens: int | None, calls: int, calls_max: int | None, seconds: float, seconds_max: float | None
+    *, usage: Usage, tokens: int | None, calls: int, calls_max: int | None, seconds: float, seconds_max: float | None
 ) -> None:
     budget = Budget(tokens=tokens, model_calls=calls_max, seconds=seconds_max)
     reached = {

@@ -1,10 +1,11 @@
 """Turns that end without an answer: what becomes of their input, and how they are tried again."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import anyio
 import pytest
+from recorded_store import Recorded
 from tool_turns import World, agent_of, approve_all, paused
 
 from callboard import (
@@ -24,8 +25,6 @@ from callboard import (
     UnknownRun,
 )
 from callboard.actors.session_messages import BeginTurn, CancelTurn
-from callboard.store import Batch, MemoryStore
-from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -196,7 +195,7 @@ def test_a_crash_leaves_the_question_once_and_the_run_can_go_on_or_be_tried_agai
         left = await crashed_in_a_turn(keep_input=True)
         for _ in range(2):  # a second crash, or restart, changes nothing
             async with Runtime.on(lambda left=left: left):
-                left = Recorded(left.commits)
+                left = Recorded(left)
         async with Runtime.on(lambda: left) as runtime:
             session = Session(runtime, "s")
             (record,) = await session.runs()
@@ -227,22 +226,6 @@ def test_a_crash_without_keep_input_leaves_history_as_it_was(run: Run) -> None:
     run(body)
 
 
-class Recorded(MemoryStore):
-    """A store that another process left after these commits; `commits` has its own too."""
-
-    def __init__(self, commits: Sequence[Sequence[Batch]] = ()) -> None:
-        super().__init__()
-        self.commits: list[Sequence[Batch]] = []
-        if commits:
-            self.claim()
-        for batches in commits:
-            self.commit(batches)
-
-    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
-        self.commits.append(batches)
-        return super().commit(batches)
-
-
 async def crashed_in_a_turn(*, keep_input: bool) -> Recorded:
     """The store as a crash leaves it to the next process while a tool of the turn runs."""
     store = left = Recorded()
@@ -251,7 +234,7 @@ async def crashed_in_a_turn(*, keep_input: bool) -> Recorded:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: agent_of(World(wait_s=5.0), session).chat("go", keep_input=keep_input))
             await anyio.sleep(1.0)
-            left = Recorded(store.commits)
+            left = Recorded(store)
             tasks.cancel_scope.cancel()
     return left
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from recorded_store import Recorded
 from tool_turns import World, agent_of, paused
 
 from callboard import (
@@ -25,7 +26,6 @@ from callboard.actors.run_queries import RunWalk, run_filter
 from callboard.actors.run_record import OPEN, RUN_STATUSES, RunStatus
 from callboard.actors.session_records import HEAD_CODEC, RUN_CODEC, SessionHead, index_changes, status_value, stream_of
 from callboard.store import Batch, Index, IndexRow, MemoryStore, Row, Table
-from callboard.store.contract import Refusal
 from callboard.testing import ScriptedModel, run_in_virtual_time, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -231,6 +231,7 @@ records = st.lists(
     stops=st.sets(st.integers(0, 40)),
 )
 def test_every_walk_gives_what_a_look_at_all_records_gives(
+    *,
     made: list[tuple[str, RunStatus, str, int]],
     statuses: set[RunStatus],
     agent: str | None,
@@ -285,22 +286,6 @@ def batch_of(session_id: str, runs: list[RunRecord]) -> Batch:
 # Going on with many -------------------------------------------------------------------------------------------------
 
 
-class Recorded(MemoryStore):
-    """A store that another process left after these commits."""
-
-    def __init__(self, commits: Sequence[Sequence[Batch]] = ()) -> None:
-        super().__init__()
-        self.commits: list[Sequence[Batch]] = []
-        if commits:
-            self.claim()
-        for batches in commits:
-            self.commit(batches)
-
-    def commit(self, batches: Sequence[Batch]) -> list[Refusal | None]:
-        self.commits.append(batches)
-        return super().commit(batches)
-
-
 async def crashed_in_turns(sessions: int) -> Recorded:
     """What a crash leaves while a tool runs in each of so many sessions."""
     store = left = Recorded()
@@ -309,7 +294,7 @@ async def crashed_in_turns(sessions: int) -> Recorded:
             agent = agent_of(World(wait_s=50.0), Session(runtime, f"s-{number}"))
             tasks.start_soon(agent.chat, "go")
         await anyio.sleep(1.0)
-        left = Recorded(store.commits)
+        left = Recorded(store)
         tasks.cancel_scope.cancel()
     return left
 
@@ -328,6 +313,26 @@ def test_all_interrupted_runs_go_on_and_are_completed(run: Run) -> None:
             assert runtime.store.scan_index(Index.RUN_STATUS) == []  # or each walk would pass over them for ever
             assert len((await manager.runs(status="completed", limit=1000)).runs) == 70
             assert await manager.resume_interrupted([agent_of(world, Session(runtime, "other"))]) == ResumedRuns()
+
+    run(body)
+
+
+def test_runs_that_one_session_lost_in_two_crashes_go_on_in_their_order(run: Run) -> None:
+    async def body() -> None:
+        left = await crashed_in_turns(1)
+        async with Runtime.on(lambda: left) as runtime, anyio.create_task_group() as tasks:
+            agent = agent_of(World(wait_s=50.0), Session(runtime, "s-0"))
+            tasks.start_soon(agent.chat, "and again")
+            await anyio.sleep(1.0)
+            twice = Recorded(left)
+            tasks.cancel_scope.cancel()
+        async with Runtime.on(lambda: twice) as runtime:
+            session = Session(runtime, "s-0")
+            resumed = await SessionManager(runtime).resume_interrupted([agent_of(World(), session)])
+
+            assert [reply.messages[0].text for reply in resumed.replies] == ["go", "and again"]
+            said = [message.text for message in await session.messages() if message.role == "user"]
+            assert said == ["go", "and again"]
 
     run(body)
 

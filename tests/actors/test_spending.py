@@ -61,7 +61,7 @@ def agent_with(budget: Budget | None, session: Session, script: Any = None, **op
     ],
 )
 def test_a_run_stops_before_the_call_that_its_budget_does_not_allow(
-    run: Run, budget: Budget, limit: str, calls: int, spent: float
+    run: Run, *, budget: Budget, limit: str, calls: int, spent: float
 ) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
