@@ -48,7 +48,7 @@ from callboard.store import Batch, Index, MemoryStore, Table
 from callboard.store.contract import Head, Refusal
 from callboard.testing import ScriptedModel, crash_next, model_answer
 
-_first, _last = (int(number) for number in os.environ.get("CALLBOARD_STATE_SEEDS", "0:40").split(":"))
+_first, _last = (int(number) for number in os.environ.get("CALLBOARD_STATE_SEEDS", "0:30").split(":"))
 SEEDS = range(_first, _last)
 
 OWNERS = {"s1": "ann", "s2": "ann", "s3": "bob"}
