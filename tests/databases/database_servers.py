@@ -5,6 +5,7 @@ server starts one of its own. Servers end with the process that started them, al
 """
 
 import atexit
+import contextlib
 import itertools
 import os
 import shutil
@@ -14,15 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
 import redis
 
+from callboard.store import StoreUnavailable
+
+T = TypeVar("T")
 START_TIMEOUT_S = 20.0
 NOBODY = 65534
 """PostgreSQL refuses to run as root."""
@@ -69,15 +74,16 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Returns once it answers. Call it in the main thread: the server ends with the thread that has started it."""
         with (self.room / "log").open("ab") as log:
             launch = [sys.executable, "-c", LAUNCH, str(self.uid), *self.command()]
             self.process = subprocess.Popen(launch, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         give_up_at = time.monotonic() + START_TIMEOUT_S
         while not self.answers():
-            if self.process.poll() is not None or time.monotonic() > give_up_at:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.01)
+            if self.process.returncode is not None or time.monotonic() > give_up_at:
                 raise RuntimeError((self.room / "log").read_text())
-            time.sleep(0.01)
 
     def end(self, number: signal.Signals) -> None:
         """Send it a signal and wait until it has ended."""
@@ -207,6 +213,17 @@ def shared_redis() -> RedisServer:
 
 
 _names = itertools.count(1)
+
+
+def when_back(call: Callable[[], T]) -> T:
+    """What it returns once it raises StoreUnavailable no more: a store rests after a connection that failed."""
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            if time.monotonic() > give_up_at:
+                raise
 
 
 def new_name() -> str:

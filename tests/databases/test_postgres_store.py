@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from database_servers import PostgresServer, new_name, own_postgres, shared_postgres
+from database_servers import PostgresServer, new_name, own_postgres, shared_postgres, when_back
 
 from callboard.store import (
     Batch,
@@ -186,10 +186,10 @@ def test_while_the_server_is_away_calls_fail_at_once_and_go_on_when_it_is_back(s
             call()
         failures.append(raised.value)
     server.start()
-    time.sleep(0.3)  # the rest after a connection that failed
+    back = when_back(lambda: store.load("a"))
 
     assert not any(failure.uncertain for failure in failures)
-    assert store.load("a") == Head(1, 1, b"kept")
+    assert back == Head(1, 1, b"kept")
     assert store.commit([Batch("a", 1, 1)]) == [None]
     assert store.claim() == 1
     store.close()

@@ -2,23 +2,34 @@
 
     worker.py STORE UPSTREAM_URL --backend trio --sessions 30 --turns 12 --log 20000
 
-It prints JSON lines: "opening" before it opens the store, "open" after, then one acknowledgement a turn, at last
-"done". Which turns are left it reads from the sessions' histories. It ends by itself when its standard input closes.
+STORE is a directory, or the URL of a PostgreSQL or Redis server. It prints JSON lines: "opening" before it opens the
+store, "open" after, then one acknowledgement a turn, at last "done". Which turns are left it reads from the sessions'
+histories. It ends by itself when its standard input closes.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
 from callboard import Agent, OpenAIChat, Reply, Runtime, Session
-from callboard.store import LmdbStore
+from callboard.store import LmdbStore, Store
+
+
+def open_store(place: str, log_bytes_max: int) -> Store:
+    if place.startswith("postgresql://"):
+        from callboard.store.postgres_store import PostgresStore
+
+        return PostgresStore(place)
+    if place.startswith("redis://"):
+        from callboard.store.redis_store import RedisStore
+
+        return RedisStore(place)
+    return LmdbStore(place, log_bytes_max=log_bytes_max)
 
 
 async def lookup(topic: str) -> str:
@@ -29,7 +40,7 @@ async def lookup(topic: str) -> str:
 
 async def work(options: argparse.Namespace) -> None:
     say(kind="opening")
-    async with Runtime.on(partial(LmdbStore, options.store, log_bytes_max=options.log)) as runtime:
+    async with Runtime.on(lambda: open_store(options.store, options.log)) as runtime:
         say(kind="open")
         model = OpenAIChat(base_url=options.upstream, model="fake")
         agent = Agent("Clerk", instructions="Be brief.", model=model, runtime=runtime, tools=[lookup])
@@ -74,7 +85,7 @@ async def cancel_at_end_of_input(scope: anyio.CancelScope) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store")
     parser.add_argument("upstream")
     parser.add_argument("--backend", choices=["trio", "asyncio"], required=True)
     parser.add_argument("--sessions", type=int, required=True)
