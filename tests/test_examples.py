@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio.from_thread
 import pytest
+from database_servers import shared_postgres
 
 from callboard.testing import Body, FakeUpstream, Script, ScriptStep, answer, refuse
 
@@ -210,6 +211,11 @@ FIRST_LINES: dict[str, list[str]] = {
         "echo: Where do I live?",
         "4 items, of which the last is by assistant",
     ],
+    "postgres_storage": [
+        "echo: What was my issue again?",
+        "  4 user: What was my issue again?",
+        "  5 Support: echo: What was my issue again?",
+    ],
     "quickstart": ["echo: What was my issue again?", "4 messages are stored"],
     "research_team": [
         'Notes found: I have ["A board behind the stage, where the company reads what was posted."]',
@@ -317,8 +323,12 @@ def run_twice(program: Path, url: str, folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=[program.stem for program in PROGRAMS])
-def test_the_example_runs_twice_on_one_store(program: Path, serve: Callable[[Script], str], tmp_path: Path) -> None:
+def test_the_example_runs_twice_on_one_store(
+    program: Path, serve: Callable[[Script], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = serve(SCRIPTS.get(program.stem, ()))
+    if program.stem == "postgres_storage":
+        monkeypatch.setenv("DATABASE_URL", shared_postgres().dsn)
 
     first, second = run_twice(program, url, tmp_path)
 
