@@ -80,6 +80,7 @@ def test_a_summary_grows_from_the_one_before(run: Run) -> None:
             assert all("<summary_so_far>\nthey counted\n" in text for text in asked[1:])
             told = "".join(asked)
             assert all(told.count(f"user: q{n}\n") == 1 for n in range(1, 10))  # each message goes in once
+            assert len(runtime.store.scan("session:s", Table.OVERLAY)) == 1  # the one before is dropped
 
     run(body)
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from callboard import Message, StoreUnavailable
 from callboard.actors.archive import Archive
@@ -12,6 +12,8 @@ from callboard.actors.seq_ranges import Ranges, add_range
 from callboard.actors.session_records import message_key, message_rows, stream_of
 from callboard.actors.window import ExcerptNeed
 from callboard.store import Batch, MemoryStore, Row, Table
+
+unhurried = settings(deadline=None)  # other processes may take the machine's time
 
 
 def message(seq: int) -> Message:
@@ -64,6 +66,7 @@ class Stored:
         self._version += 1
 
 
+@unhurried
 @given(
     st.integers(0, 4),
     st.lists(st.sampled_from(["stage", "write", "durable", "read", "whole"]), max_size=25),
@@ -218,6 +221,7 @@ cases = st.builds(
 )
 
 
+@unhurried
 @given(cases)
 def test_an_excerpt_is_the_beginning_and_the_end_of_all_there_is(case: Case) -> None:
     count, staged, edits, first, messages, characters, loaded_before = case

@@ -3,13 +3,15 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from callboard import Message, ToolCall
 from callboard.actors.conversation import repair, units
 from callboard.actors.overlay import Overlay
 from callboard.actors.tokens import TokenMeter
 from callboard.actors.window import Excerpt, Strategy, Window, WindowView, cut_view
+
+unhurried = settings(deadline=None)  # other processes may take the machine's time
 
 STRATEGIES: list[Strategy] = ["recent", "head_and_tail", "summary"]
 
@@ -90,6 +92,7 @@ def excerpts(draw: st.DrawFn) -> Excerpt:
     return Excerpt(messages, gap_at=first, gap=latest - first, overlay=overlay, cut=cut)
 
 
+@unhurried
 @given(windows, excerpts(), inputs, st.integers(0, 50))
 def test_the_view_keeps_the_pairing_rule(window: Window, excerpt: Excerpt, fixed: list[Message], extra: int) -> None:
     view = cut_view(window, excerpt, meter(), fixed=fixed, extra_tokens=extra)
@@ -99,6 +102,7 @@ def test_the_view_keeps_the_pairing_rule(window: Window, excerpt: Excerpt, fixed
     units(view.messages)  # it raises where the rule is broken
 
 
+@unhurried
 @given(windows, excerpts(), inputs, st.integers(0, 50))
 def test_the_view_keeps_to_its_budget_unless_nothing_more_can_go(
     window: Window, excerpt: Excerpt, fixed: list[Message], extra: int
@@ -120,6 +124,7 @@ def test_the_view_keeps_to_its_budget_unless_nothing_more_can_go(
         assert len(behind) <= len(instructing) + at_most
 
 
+@unhurried
 @given(st.integers(4, 40), st.integers(0, 100), st.integers(0, 100), st.sampled_from(["recent", "head_and_tail"]))
 def test_a_talk_without_tools_fits_always(limit: int, turns: int, cut: int, strategy: Strategy) -> None:
     strict = Window(max_messages=limit, strategy=strategy, keep_until=1, cut_to=1)
@@ -129,6 +134,7 @@ def test_a_talk_without_tools_fits_always(limit: int, turns: int, cut: int, stra
     assert len(cut_view(lax, Excerpt(talk(turns), cut=cut)).messages) <= 1.25 * limit
 
 
+@unhurried
 @given(windows, excerpts(), inputs)
 def test_units_are_shown_whole_and_in_order(window: Window, excerpt: Excerpt, fixed: list[Message]) -> None:
     whole = units(repair((*excerpt.messages, *fixed)).messages)
@@ -141,6 +147,7 @@ def test_units_are_shown_whole_and_in_order(window: Window, excerpt: Excerpt, fi
         assert all(unit in remaining for unit in shown if not (overlaid and "[Summary" in unit.messages[0].text))
 
 
+@unhurried
 @given(windows, excerpts(), inputs)
 def test_what_is_shown_and_what_is_left_out_is_all_there_is(
     window: Window, excerpt: Excerpt, fixed: list[Message]
@@ -152,6 +159,7 @@ def test_what_is_shown_and_what_is_left_out_is_all_there_is(
     assert len({id(message) for message in view.messages}) == len(view.messages)
 
 
+@unhurried
 @given(windows, excerpts(), inputs)
 def test_a_view_made_again_at_its_cut_is_the_same(window: Window, excerpt: Excerpt, fixed: list[Message]) -> None:
     view = cut_view(window, excerpt, meter(), fixed=fixed)
@@ -164,6 +172,7 @@ def test_a_view_made_again_at_its_cut_is_the_same(window: Window, excerpt: Excer
         assert again.messages == view.messages
 
 
+@unhurried
 @given(histories, inputs)
 def test_without_a_window_all_is_shown(history: tuple[Message, ...], fixed: list[Message]) -> None:
     view = cut_view(None, Excerpt(history), fixed=fixed)
