@@ -13,7 +13,8 @@ completed run; no turn may be there whose caller was told that it failed; every 
 That is looked up after each kill, each minute, and for all sessions at the end; what is said is a function of session
 and turn, so that nothing goes unrecognised. `memory` is what the worker has allocated, as the kernel counts it, judged
 in the last life, which nobody cuts short, from when it is warm on: a straight line through it must not rise by more
-than 3 % and 8 MB. `latency` is from a question to its durable answer, the model's time and all faults included.
+than 3 % and 8 MB, and 300 bytes for each session that was begun, of which the store remembers the last 100 000.
+`latency` is from a question to its durable answer, the model's time and all faults included.
 
 Two cores are shared by users, model server, callboard and this program. What callboard alone costs a turn is measured
 by bench_turns.py.

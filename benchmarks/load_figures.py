@@ -95,16 +95,23 @@ class Series:
 JUDGED_S_MIN = 60.0
 """What is seen for a shorter time says nothing of a leak."""
 GROWTH_BYTES_MAX = 8 << 20
+REMEMBERED_BYTES = 300
+"""Where the last 100 000 sessions lie the store keeps in memory (KNOWN_MAX in store/lmdb_store.py): 270 bytes each."""
+REMEMBERED_MAX = 100_000
 GROWTH_SHARE_MAX = 0.03
 """Noise: allocators give pages back late, and the load is random."""
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """The worker's memory at an age of its own: what it allocated (VmRSS without files), and what it sees of files."""
+    """The worker's memory at an age of its own: what it allocated (VmRSS without files), and what it sees of files.
+
+    `sessions`: how many users had begun to talk in, up to then.
+    """
 
     age_s: float
     anonymous_bytes: int
     file_bytes: int
+    sessions: int = 0
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,9 +119,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         judged_s: how long it was watched once it was warm; 0: too short to say anything.
+        remembered_mb: as much may have come for the names of sessions that were begun meanwhile.
         growth_mb: how much more it had at the end of that time than at its beginning, by the straight line through all.
         slope_mb_per_h: the same per hour.
-        grows: more than noise.
+        grows: more than noise and those names.
     """
 
     max_mb: float
@@ -122,6 +130,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     file_max_mb: float = 0.0
     judged_s: float = 0.0
     growth_mb: float = 0.0
+    remembered_mb: float = 0.0
     slope_mb_per_h: float = 0.0
     grows: bool = False
 
@@ -141,14 +150,16 @@ def judge_memory(samples: Sequence[Sample], *, warm_s: float) -> Memory:
         return known
     span_s = warm[-1].age_s - warm[0].age_s
     growth_bytes = _slope([(sample.age_s, sample.anonymous_bytes) for sample in warm]) * span_s
+    remembered_bytes = min(warm[-1].sessions - warm[0].sessions, REMEMBERED_MAX) * REMEMBERED_BYTES
     median_bytes = sorted(sample.anonymous_bytes for sample in warm)[len(warm) // 2]
     return msgspec.structs.replace(
         known,
         median_mb=round(median_bytes / 2**20, 1),
         judged_s=round(span_s, 1),
+        remembered_mb=round(remembered_bytes / 2**20, 2),
         growth_mb=round(growth_bytes / 2**20, 2),
         slope_mb_per_h=round(growth_bytes / 2**20 / span_s * 3_600, 2),
-        grows=growth_bytes > max(GROWTH_BYTES_MAX, GROWTH_SHARE_MAX * median_bytes),
+        grows=growth_bytes - remembered_bytes > max(GROWTH_BYTES_MAX, GROWTH_SHARE_MAX * median_bytes),
     )
 
 

@@ -19,7 +19,7 @@ from load_plan import AckLine, ErrorLine, Plan, Said, agent_of, conversation, se
 from callboard import Message, UnknownRun
 from callboard.actors.archive import Archive
 
-__all__ = ["FAULTS_OF_TURNS", "Checked", "Ledger", "as_said"]
+__all__ = ["FAULTS_OF_TURNS", "Ledger", "as_said"]
 
 FaultOfTurn: TypeAlias = Literal["lost", "doubled", "reordered", "half", "ghost", "hung", "wrong"]
 
@@ -39,14 +39,6 @@ _FOUND_MAX = 100_000
 
 
 @dataclass(slots=True)
-class Checked:
-    """What one check has found: how many turns were new, and of those not acknowledged (a kill came between)."""
-
-    turns: int = 0
-    unacknowledged: int = 0
-
-
-@dataclass(slots=True)
 class _Pending:
     """What was said of a session since the last check: run ids by acknowledged turn, and turns that failed."""
 
@@ -62,6 +54,7 @@ class Ledger:
         told: the first of these, for people.
         errors: chats that got an error, by its name: allowed, as it was told.
         acknowledged: how many turns were.
+        begun: sessions that users have gone on to.
         turns: turns seen in the store, of all sessions.
         places: for each user the last session that he was heard in.
     """
@@ -79,6 +72,7 @@ class Ledger:
         self.told: list[str] = []
         self.errors: Counter[str] = Counter()
         self.acknowledged = 0
+        self.begun = 0
         self.places = array("I", range(plan.sessions))
 
     @property
@@ -93,7 +87,9 @@ class Ledger:
     def note(self, line: AckLine | ErrorLine) -> None:
         """A chat has ended."""
         user = line.session % self._plan.sessions
-        self.places[user] = max(self.places[user], line.session)
+        if line.session > self.places[user]:
+            self.places[user] = line.session
+            self.begun += 1
         pending = self._pending[line.session]
         if isinstance(line, AckLine):
             self.acknowledged += 1
@@ -106,22 +102,24 @@ class Ledger:
         else:
             self._fault(line.kind, line.session, line.turn, line.error)
 
-    def check(self, archive: Archive) -> Checked:
-        """Compare what was noted up to now with what is stored; it may be called while the store is written."""
+    def check(self, archive: Archive) -> int:
+        """Compare what was noted up to now with what is stored; it may be called while the store is written.
+
+        Returns: how many turns are there that were not acknowledged: a kill came between, or soon they are.
+        """
         pending, self._pending = self._pending, defaultdict(_Pending)
-        checked = Checked()
+        unacknowledged = 0
         for session, told in pending.items():
             self._grow(session)
             found = self._read(archive, session)
             self._compare(session, told, found)
             # Those of earlier days are seen for the first time with the visit's first turn.
-            fresh = [turn for turn in found if turn > self._plan.turns_before(session)]
-            checked.turns += len(fresh)
-            checked.unacknowledged += sum(turn not in told.acknowledged for turn in fresh)
+            visit = found.keys() - range(self._plan.turns_before(session) + 1)
+            unacknowledged += len(visit - told.acknowledged.keys())
         for session in self._chance.sample(range(len(self._turns)), min(_ANEW, len(self._turns))):
             self._read_anew(archive, session)
         self._require_sound(archive)
-        return checked
+        return unacknowledged
 
     def recount(self, archive: Archive, *, closed: bool) -> None:
         """Read every session anew. `closed`: the worker has ended in order, so no run may be open."""

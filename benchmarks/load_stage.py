@@ -205,7 +205,7 @@ class Stage:
             memory = memory_of(worker.pid)
             if memory is not None:
                 age_s = time.perf_counter() - self._life_began_s
-                self._samples.append(Sample(age_s, *memory))
+                self._samples.append(Sample(age_s, *memory, sessions=self.outcome.ledger.begun))
                 self.outcome.series.at(self._now_s()).anonymous_bytes = memory[0]
             self._show("")
 
@@ -244,8 +244,9 @@ class Stage:
         began_s = time.perf_counter()
 
         def check(archive: Archive) -> None:
-            self.outcome.unacknowledged += self.outcome.ledger.check(archive).unacknowledged
-            if not alive:
+            unacknowledged = self.outcome.ledger.check(archive)
+            if not alive:  # else they are about to be told
+                self.outcome.unacknowledged += unacknowledged
                 self.outcome.runs_cut += len(archive.with_open_runs())
 
         await anyio.to_thread.run_sync(self._read, check)

@@ -204,7 +204,7 @@ def test_a_moment_of_load_with_kills_and_faults_on_both_backends_passes(tmp_path
     sizes = ["--minutes", "0.05", "--calm-minutes", "0.02", "--kills-every-s", "1", "--store-faults-every-s", "0.5"]
     users = ["--sessions", "20", "--think-s", "0.2", "--server-s", "0.005", "--plot", str(tmp_path / "plot.svg")]
 
-    done = subprocess.run([*command, *sizes, *users], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *sizes, *users], capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = msgspec.json.decode(done.stdout)
