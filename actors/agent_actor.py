@@ -35,6 +35,7 @@ from .outcomes import ON_KEY
 from .reply import Delivered
 from .run_outcome import reply_of
 from .run_record import RunRecord
+from .run_wishes import CALLER_WENT_AWAY
 from .session_messages import (
     AcceptRun,
     BeginTurn,
@@ -44,6 +45,7 @@ from .session_messages import (
     Grant,
     Joined,
     ResumeTurn,
+    RunOutcome,
     Steered,
     StopRun,
     TurnRevoked,
@@ -124,7 +126,7 @@ class AgentActor(Actor):
     @handles(StartRun, on_cancel="cancel")
     def start_run(self, message: StartRun, context: Context) -> Ticket:
         """Ask the session for a turn; without a session begin at once."""
-        spec = self._present_spec()
+        self._present_spec()
         if message.run_id in self.live:
             raise InvalidTransition(message.run_id, status="queued or running", wanted="running")
         ticket = context.defer()
@@ -134,15 +136,7 @@ class AgentActor(Actor):
         elif message.resume is not None:
             self._ask_to_resume(message, message.resume, context)
         else:
-            begin = BeginTurn(
-                self._new_record(message, spec, context),
-                message.overlap,
-                message.defaults,
-                message.quiet_s,
-                message.key,
-                need=_need(message),
-            )
-            self._ask_for_turn(begin, message.session_id, context)
+            self._ask(message, context)
         return ticket
 
     @handles(SubmitRun)
@@ -170,8 +164,20 @@ class AgentActor(Actor):
             retry_of=message.retry_of,
         )
 
-    def _ask_for_turn(self, begin: BeginTurn, session_id: str, context: Context) -> None:
-        context.request(ActorId(SESSION_KIND, session_id), begin, tag=_Begin(begin.run.id, session_id))
+    def _ask(self, message: StartRun, context: Context, *, accepted: bool = False) -> None:
+        """Ask for the turn of a run that begins."""
+        assert message.session_id is not None
+        begin = BeginTurn(
+            self._new_record(message, self._present_spec(), context),
+            message.overlap,
+            message.defaults,
+            message.quiet_s,
+            None if accepted else message.key,
+            accepted=accepted,
+            need=_need(message),
+        )
+        tag = _Begin(message.run_id, message.session_id)
+        context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=tag)
 
     def _ask_to_resume(self, message: StartRun, resume: Resume, context: Context) -> None:
         assert message.session_id is not None
@@ -188,7 +194,7 @@ class AgentActor(Actor):
         elif isinstance(tag, _Accept):
             self._accept_answered(tag, signal, context)
         elif isinstance(tag, _Wait):
-            self._outcome_came(tag, signal)
+            self._outcome_came(tag, signal, context)
         elif isinstance(signal.error, Failed | Unknown):
             # Not stored, or nobody knows. No pause of our own: the session takes the next message when it has reloaded.
             self._end_turn(tag.session_id, tag.cancel, context)
@@ -233,7 +239,7 @@ class AgentActor(Actor):
         if live.followers:
             live.ticket = None  # others wait for it
         elif live.execution is not None:
-            self._stop(live, "the caller went away", context)
+            self._stop(live, CALLER_WENT_AWAY, context)
         elif live.joined:
             del self.live[message.run_id]
             self._unfollow(message, live.joined, context)
@@ -241,7 +247,7 @@ class AgentActor(Actor):
             del self.live[message.run_id]
             assert message.session_id is not None
             status: Literal["cancelled", "interrupted"] = "cancelled" if message.resume is None else "interrupted"
-            self._end_turn(message.session_id, CancelTurn(message.run_id, "the caller went away", status), context)
+            self._end_turn(message.session_id, CancelTurn(message.run_id, CALLER_WENT_AWAY, status), context)
 
     @handles(TurnRevoked)
     def turn_revoked(self, message: TurnRevoked, context: Context) -> None:
@@ -341,10 +347,7 @@ class AgentActor(Actor):
         live.ticket = None
         if joined is None:
             live.submitted = True
-            start, spec = live.request, self._present_spec()
-            record = self._new_record(start, spec, context)
-            begin = BeginTurn(record, start.overlap, start.defaults, start.quiet_s, accepted=True, need=_need(start))
-            self._ask_for_turn(begin, tag.session_id, context)
+            self._ask(live.request, context, accepted=True)
             return
         del self.live[tag.run_id]
         if ON_KEY[joined.status] == "resume":
@@ -375,11 +378,17 @@ class AgentActor(Actor):
         assert request.resume is not None
         self._ask_to_resume(request, request.resume, context)
 
-    def _outcome_came(self, tag: _Wait, signal: Answered) -> None:
+    def _outcome_came(self, tag: _Wait, signal: Answered, context: Context) -> None:
         """The run that was joined has ended, or pauses."""
-        live = self.live.pop(tag.run_id, None)
+        live = self.live.get(tag.run_id)
         if live is None or live.ticket is None:
+            self.live.pop(tag.run_id, None)
             return
+        if isinstance(signal.value, RunOutcome) and signal.value.record.error == CALLER_WENT_AWAY:
+            live.joined = ""  # it was on its way out when it was joined: ask again, and begin
+            self._ask(live.request, context)
+            return
+        del self.live[tag.run_id]
         if signal.error is not None:
             live.ticket.fail(signal.error)
             return

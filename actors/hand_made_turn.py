@@ -125,14 +125,14 @@ class HandMadeTurn:
     ) -> bool | None:
         swallowed = self._scope.__exit__(kind, error, trace)
         self._held.end()
+        late = self._scope.cancelled_caught
+        cut_off = isinstance(error, anyio.get_cancelled_exc_class())
+        reason = f"it took longer than its {self._timeout_s:g} s" if late else reason_of(error) if error else ""
         with anyio.CancelScope(shield=True):
             if error is None:
                 await self._close("completed", None, self._added)
-                return None
-            late = self._scope.cancelled_caught
-            cut_off = isinstance(error, anyio.get_cancelled_exc_class())
-            reason = f"it took longer than its {self._timeout_s:g} s" if late else reason_of(error)
-            await self._fail("cancelled" if cut_off and not late else "failed", reason)
+            else:
+                await self._fail("cancelled" if cut_off and not late else "failed", reason)
         if late:
             raise TimeoutError(f"the turn {self.run_id!r} {reason}: see session.turn(timeout_s=)")
         return swallowed

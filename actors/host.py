@@ -1,6 +1,7 @@
 """The runtime with conversations installed: the kernel, sessions, agents, and the sweep at start-up."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from msgspec import Struct
 from ..runtime.cell import IDLE_S
 from ..runtime.errors import ActorFailed
 from ..runtime.identity import ActorId
+from ..runtime.options import check_number
 from ..runtime.ref import Ref
 from ..runtime.residency import ACTORS_BYTES_MAX, ACTORS_MAX
 from ..runtime.runtime import DRAIN_TIMEOUT_S, Runtime as Kernel
@@ -30,6 +32,7 @@ from .agent_spec import AgentSpec
 from .archive import Archive
 from .boards import Boards
 from .model import Model
+from .outcomes import OUTCOMES_KEPT_MS
 from .persistence import persist
 from .reentry import TurnWaits
 from .retention import RETENTION_KIND, RetentionActor, expire
@@ -45,6 +48,7 @@ from .tokens import TokenMeters
 
 __all__ = ["Runtime"]
 
+OUTCOMES_KEPT_S = OUTCOMES_KEPT_MS / 1000
 _log = logging.getLogger("callboard.runtime")
 
 AGENT_IDLE_S = 60.0
@@ -67,6 +71,7 @@ class _Bounds(Struct, frozen=True):
     actors_max: int
     actors_bytes_max: int
     idle_s: float
+    outcomes_kept_s: float
     switch_interval_s: float | None = SWITCH_INTERVAL_S
 
 
@@ -91,6 +96,7 @@ class Runtime(Kernel):
         actors_max, actors_bytes_max: so many sessions and agents, and roughly so many bytes of them, stay in memory;
             over that the least recently used leave it. What is under way always stays, so does what is stored.
         idle_s: how long a session stays in memory without a call; inf: until it is closed, whatever the bounds.
+        outcomes_kept_s: how long an idempotency key (`agent.chat(key=)`) stands for its first request.
 
     Raises (on entering):
         StoreLocked: another process has this store open; the message names it.
@@ -111,10 +117,11 @@ class Runtime(Kernel):
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
         idle_s: float = IDLE_S,
+        outcomes_kept_s: float = OUTCOMES_KEPT_S,
     ) -> None:
         if not os.fspath(path):
             raise ValueError('a Runtime needs the path of a directory, as in Runtime("support.lmdb"), not ""')
-        bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, switch_interval_s)
+        bounds = _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, outcomes_kept_s, switch_interval_s)
         key = MasterKey(master_key) if master_key is not None else None  # refused here, and shown by no repr
         opener = partial(opening.open_store, Path(path), master_key=key, durability=durability, writer=writer)
         self._set_up(opener, bounds)
@@ -127,9 +134,10 @@ class Runtime(Kernel):
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
         idle_s: float = IDLE_S,
+        outcomes_kept_s: float = OUTCOMES_KEPT_S,
     ) -> Self:
         """A runtime that keeps nothing: for tests, and for conversations that may be lost."""
-        return cls._made(MemoryStore, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s))
+        return cls._made(MemoryStore, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, outcomes_kept_s))
 
     @classmethod
     def on(
@@ -140,9 +148,10 @@ class Runtime(Kernel):
         actors_max: int = ACTORS_MAX,
         actors_bytes_max: int = ACTORS_BYTES_MAX,
         idle_s: float = IDLE_S,
+        outcomes_kept_s: float = OUTCOMES_KEPT_S,
     ) -> Self:
         """A runtime on another store: one that keeps to `callboard.store.Store`."""
-        return cls._made(open_store, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s))
+        return cls._made(open_store, _Bounds(drain_timeout_s, actors_max, actors_bytes_max, idle_s, outcomes_kept_s))
 
     @classmethod
     def _made(cls, open_store: Callable[[], Store], bounds: "_Bounds") -> Self:
@@ -158,6 +167,10 @@ class Runtime(Kernel):
             actors_bytes_max=bounds.actors_bytes_max,
             switch_interval_s=bounds.switch_interval_s,
         )
+        check_number("outcomes_kept_s", bounds.outcomes_kept_s)
+        if not 0 < bounds.outcomes_kept_s < math.inf:
+            raise ValueError(f"outcomes_kept_s is a finite number of seconds above 0, not {bounds.outcomes_kept_s}")
+        self._outcomes_kept_ms = round(bounds.outcomes_kept_s * 1000)
         self.turn_waits: TurnWaits = TurnWaits()
         self.boards: Boards = Boards()
         self.feeds: RunFeeds = RunFeeds()
@@ -248,7 +261,7 @@ class Runtime(Kernel):
                 _log.warning("what session %r did to app or user state is still on its way: %s", session_id, error)
 
     def _make_session(self, id: ActorId) -> SessionActor:
-        actor = SessionActor(id)
+        actor = SessionActor(id, outcomes_kept_ms=self._outcomes_kept_ms)
         actor.boards = self.boards
         return actor
 

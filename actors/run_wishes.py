@@ -9,7 +9,10 @@ from typing import Literal
 from .errors import RunFailed
 from .session_messages import When
 
-__all__ = ["RunStopped", "RunWishes"]
+__all__ = ["CALLER_WENT_AWAY", "RunStopped", "RunWishes"]
+
+CALLER_WENT_AWAY = "the caller went away"
+"""Why a run was cancelled that nobody waited for any more. Who joins it just then wants it all the same."""
 
 
 class RunStopped(RunFailed):

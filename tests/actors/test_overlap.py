@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import anyio
 import pytest
-from anyio.abc import TaskGroup
 
 from callboard import (
     Agent,
@@ -44,10 +44,19 @@ def run(request: pytest.FixtureRequest) -> Run:
 class Callers:
     """Chats that go on side by side; `begin` returns when the call has been made."""
 
-    def __init__(self, tasks: TaskGroup) -> None:
-        self.tasks = tasks
+    def __init__(self) -> None:
+        self.tasks = anyio.create_task_group()
         self.replies: dict[str, Reply[Any]] = {}
         self.errors: dict[str, BaseException] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.tasks.__aexit__(kind, error, trace)
 
     async def begin(self, agent: Agent[Any], text: str, **options: Any) -> None:
         async def call() -> None:
@@ -73,8 +82,7 @@ def test_merged_inputs_are_answered_in_one_turn_and_all_callers_get_its_reply(ru
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="merge")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 for text in ("first", "second", "third"):
                     await callers.begin(agent, text)
 
@@ -93,11 +101,10 @@ def test_an_append_between_two_inputs_keeps_its_place(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="merge")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 await callers.begin(agent, "second")
-                tasks.start_soon(session.add_message, "user", "aside")
+                callers.tasks.start_soon(session.add_message, "user", "aside")
                 await anyio.sleep(0.001)
                 await callers.begin(agent, "third")
 
@@ -112,8 +119,7 @@ def test_inputs_to_different_agents_are_not_merged(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="merge")
             one, other = (Agent(name, model=slow(), session=session) for name in ("One", "Other"))
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(one, "running")
                 await callers.begin(one, "to one")
                 await callers.begin(other, "to other")
@@ -128,12 +134,10 @@ def test_a_merged_run_goes_on_as_long_as_anybody_waits_for_it(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="merge")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 with anyio.move_on_after(1.5):  # gone half-way through the merged turn, which is of its run
-                    async with anyio.create_task_group() as leaving:
-                        impatient = Callers(leaving)
+                    async with Callers() as impatient:
                         await impatient.begin(agent, "leaves")
                         await callers.begin(agent, "stays")
 
@@ -148,12 +152,12 @@ def test_a_merged_run_ends_when_nobody_waits_for_it_any_more(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="merge")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                await Callers(tasks).begin(agent, "first")
+            async with Callers() as callers:
+                await callers.begin(agent, "first")
                 with anyio.move_on_after(1.5):
-                    async with anyio.create_task_group() as leaving:
+                    async with Callers() as leaving:
                         for text in ("a", "b"):
-                            await Callers(leaving).begin(agent, text)
+                            await leaving.begin(agent, text)
 
             await anyio.sleep(0.1)
             assert said(await session.messages()) == ["first", "echo: first"]
@@ -167,8 +171,7 @@ def test_the_latest_input_takes_the_place_of_those_that_wait(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="latest")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 for text in ("first", "old", "older", "newest"):
                     await callers.begin(agent, text)
 
@@ -190,8 +193,7 @@ def test_debounced_inputs_wait_for_quiet_and_are_answered_together(run: Run) -> 
             session = Session(runtime, "s", overlap="debounce", debounce_s=0.3)
             model = ScriptedModel()
             agent = Agent("Agent", model=model, session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 for text in ("he", "hello", "hello you"):
                     await callers.begin(agent, text)
                     await anyio.sleep(0.2)
@@ -211,8 +213,7 @@ def test_debounced_inputs_that_never_stop_are_answered_all_the_same(run: Run) ->
             session = Session(runtime, "s", overlap="debounce", debounce_s=0.3)
             model = ScriptedModel()
             agent = Agent("Agent", model=model, session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 for number in range(20):
                     await callers.begin(agent, f"{number}")
                     await anyio.sleep(0.2)
@@ -241,12 +242,10 @@ def test_an_interrupted_turn_leaves_what_it_has_said_and_the_new_input_goes_next
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
+            heard: list[str] = []
             model = ScriptedModel(["one two three four", "well then"], piece_delay_s=1.0)
             agent = Agent("Agent", model=model, session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
-
-                heard: list[str] = []
+            async with Callers() as callers:
 
                 async def listen() -> None:
                     async with agent.stream("count") as stream:
@@ -258,7 +257,7 @@ def test_an_interrupted_turn_leaves_what_it_has_said_and_the_new_input_goes_next
                     with pytest.raises(RunFailed, match="a newer input stopped it"):
                         await listen()
 
-                tasks.start_soon(hear_it_stop)
+                callers.tasks.start_soon(hear_it_stop)
                 await anyio.sleep(2.5)
                 await callers.begin(agent, "queued")
                 await callers.begin(agent, "stop", overlap="interrupt")
@@ -284,8 +283,7 @@ def test_an_interrupted_tool_call_has_a_result_that_says_so(run: Run) -> None:
             calls = [ToolCall(id="c1", name="look_up", arguments='{"topic":"tides"}')]
             model = ScriptedModel([model_answer(tool_calls=calls), "well then"])
             agent = Agent("Agent", model=model, session=session, tools=[look_up])
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "tides?")
                 await anyio.sleep(1.0)
                 await callers.begin(agent, "stop", overlap="interrupt")
@@ -302,8 +300,7 @@ def test_a_turn_that_is_rolled_back_leaves_nothing(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 await callers.begin(agent, "instead", overlap="rollback")
 
@@ -318,8 +315,7 @@ def test_the_last_of_several_that_stop_is_the_one_that_is_answered(run: Run) -> 
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="rollback")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 for text in ("first", "second", "third"):
                     await callers.begin(agent, text)
 
@@ -369,8 +365,7 @@ def test_steering_input_enters_the_turn_before_its_next_model_call(run: Run) -> 
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
             agent = Agent("Agent", model=ScriptedModel(script), session=session, tools=[look_up])
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "tides?")
                 await anyio.sleep(0.5)
                 await callers.begin(agent, "be brief", overlap="steer")
@@ -389,8 +384,7 @@ def test_steering_input_that_comes_during_the_last_model_call_has_the_model_call
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 await callers.begin(agent, "and also", overlap="steer")
 
@@ -407,8 +401,7 @@ def test_steering_input_steers_the_turn_of_another_agent_too(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s")
             one, other = (Agent(name, model=slow(), session=session) for name in ("One", "Other"))
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(one, "first")
                 await callers.begin(other, "and also", overlap="steer")
 
@@ -448,14 +441,16 @@ def test_deliveries_are_told_to_those_who_stream(run: Run) -> None:
                             if isinstance(event, Delivered):
                                 events.append(event)
 
-            async with anyio.create_task_group() as tasks:
-                await Callers(tasks).begin(agent, "first")
+            async with Callers() as callers:
+                await callers.begin(agent, "first")
                 for overlap in OVERLAPS_TOLD:
-                    tasks.start_soon(listen, overlap)
+                    callers.tasks.start_soon(listen, overlap)
                     await anyio.sleep(0.001)
-                await Callers(tasks).begin(agent, "newest", overlap="latest")
+                await callers.begin(agent, "newest", overlap="latest")
 
-            how = {overlap: [(each.how, each.position, each.into) for each in events] for overlap, events in heard.items()}
+            how = {
+                overlap: [(each.how, each.position, each.into) for each in events] for overlap, events in heard.items()
+            }
             first = (await session.runs())[0].id
             assert how == {
                 "queue": [("queued", 1, "")],
@@ -473,8 +468,7 @@ def test_input_behind_a_turn_is_invisible_to_it(run: Run) -> None:
             session = Session(runtime, "s")
             model = slow()
             agent = Agent("Agent", model=model, session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 await callers.begin(agent, "second")
                 assert await session.messages() == []
@@ -516,8 +510,7 @@ def test_reject_names_who_runs(run: Run) -> None:
         async with Runtime.in_memory() as runtime:
             session = Session(runtime, "s", overlap="reject")
             agent = Agent("Agent", model=slow(), session=session)
-            async with anyio.create_task_group() as tasks:
-                callers = Callers(tasks)
+            async with Callers() as callers:
                 await callers.begin(agent, "first")
                 await callers.begin(agent, "second")
 

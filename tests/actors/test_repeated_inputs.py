@@ -1,0 +1,279 @@
+"""Idempotency keys: the same request again joins the run under way, gets the stored outcome, or goes on."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from callboard import (
+    Agent,
+    ApprovalRequired,
+    BadRequest,
+    Delivered,
+    Delta,
+    KeyReused,
+    Reply,
+    RunFailed,
+    Runtime,
+    Session,
+    ToolCall,
+    tool,
+)
+from callboard.actors.outcomes import OUTCOMES_KEPT_MS
+from callboard.store import MemoryStore, Table
+from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+class Colour(msgspec.Struct):
+    name: str
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return lambda body: run_in_virtual_time(body, backend=request.param)
+
+
+def agent_on(runtime: Runtime, model: ScriptedModel | None = None, **options: Any) -> Agent[Any]:
+    return Agent("Agent", model=model or ScriptedModel(delay_s=1.0), session=Session(runtime, "s"), **options)
+
+
+def test_the_same_request_gets_the_stored_answer(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+
+            first = await agent.chat("hello", key="k")
+            again = await agent.chat("hello", key="k")
+
+            assert again == first
+            assert await Session(runtime, "s").message_count() == 2
+            assert len(await Session(runtime, "s").runs()) == 1
+
+    run(body)
+
+
+def test_the_same_request_joins_the_run_that_is_under_way_or_waits(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent, other = agent_on(runtime), agent_on(runtime)
+            replies: list[Reply[Any]] = []
+
+            async def chat(each: Agent[Any]) -> None:
+                replies.append(await each.chat("hello", key="k"))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(other.chat, "before")
+                for each in (agent, agent, other):
+                    await anyio.sleep(0.4)
+                    tasks.start_soon(chat, each)
+
+            assert replies[0] == replies[1] == replies[2]
+            assert await Session(runtime, "s").message_count() == 4
+
+    run(body)
+
+
+def test_who_joins_hears_the_whole_stream(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime, ScriptedModel(["one two three"], piece_delay_s=1.0))
+            heard: list[list[str]] = []
+            delivered: list[Delivered] = []
+
+            async def listen() -> None:
+                async with agent.stream("count", key="k") as stream:
+                    pieces: list[str] = []
+                    async for event in stream:
+                        if isinstance(event, Delta):
+                            pieces.append(event.text)
+                        elif isinstance(event, Delivered):
+                            delivered.append(event)
+                    heard.append(pieces)
+                    assert stream.reply.text == "one two three"
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listen)
+                await anyio.sleep(2.5)
+                tasks.start_soon(listen)
+
+            assert heard == [["one", " two", " three"]] * 2
+            assert [each.how for each in delivered] == ["joined"]
+            assert len(runtime.feeds) == 0
+
+    run(body)
+
+
+def test_a_joined_run_goes_on_when_its_first_caller_leaves(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+
+            async def leave() -> None:
+                with anyio.move_on_after(0.5):
+                    await agent.chat("hello", key="k")
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave)
+                await anyio.sleep(0.2)
+                assert (await agent.chat("hello", key="k")).text == "echo: hello"
+
+    run(body)
+
+
+def test_another_request_with_the_key_is_refused(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            reply = await agent.chat("hello", key="k")
+
+            with pytest.raises(KeyReused, match="give each request its own key") as caught:
+                await agent.chat("something else", key="k")
+            with pytest.raises(KeyReused):
+                await Agent("Other", model=ScriptedModel(), session=Session(runtime, "s")).chat("hello", key="k")
+
+            assert caught.value.run_id == reply.run_id
+            assert await Session(runtime, "s").message_count() == 2
+            assert (await agent.chat("hello", session=Session(runtime, "other"), key="k")).run_id != reply.run_id
+
+    run(body)
+
+
+def test_a_failure_is_an_outcome_and_a_cancelled_run_is_none(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            model = ScriptedModel([BadRequest("no"), "late", "at last"], delay_s=1.0)
+            agent = agent_on(runtime, model)
+
+            failures: list[RunFailed] = []
+            for _ in range(2):
+                with pytest.raises(RunFailed) as caught:
+                    await agent.chat("fails", key="fails")
+                failures.append(caught.value)
+            with anyio.move_on_after(0.5):
+                await agent.chat("cancelled", key="cancelled")
+            reply = await agent.chat("cancelled", key="cancelled")
+
+            assert failures[0].run_id == failures[1].run_id
+            assert failures[0].reason == failures[1].reason
+            assert len(model.requests) == 3
+            assert reply.text == "at last"
+
+    run(body)
+
+
+def test_a_pause_is_told_again(run: Run) -> None:
+    async def body() -> None:
+        @tool(approval=True)
+        async def pay(amount: int) -> str:
+            return f"paid {amount}"
+
+        async with Runtime.in_memory() as runtime:
+            calls = [ToolCall(id="c1", name="pay", arguments='{"amount":5}')]
+            agent = agent_on(runtime, ScriptedModel([model_answer(tool_calls=calls), "done"]), tools=[pay])
+            pauses: list[ApprovalRequired] = []
+            for _ in range(2):
+                with pytest.raises(ApprovalRequired) as caught:
+                    await agent.chat("pay", key="k")
+                pauses.append(caught.value)
+
+            assert pauses[0].run_id == pauses[1].run_id
+            await agent.resume(pauses[0].run_id, approve=True)
+            reply = await agent.chat("pay", key="k")
+
+            assert reply.text == "done"
+            assert [message.role for message in reply.messages] == ["user", "assistant", "tool", "assistant"]
+
+    run(body)
+
+
+def test_a_structured_answer_is_read_anew(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime, ScriptedModel(['{"name":"red"}']), output=Colour)
+
+            replies = [await agent.chat("which?", key="k") for _ in range(2)]
+
+            assert [reply.output for reply in replies] == [Colour("red")] * 2
+
+    run(body)
+
+
+def test_an_outcome_is_kept_for_a_day_and_then_forgotten(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with Runtime.on(lambda: store) as runtime:
+            agent = agent_on(runtime)
+            first = await agent.chat("hello", key="k")
+            await anyio.sleep(OUTCOMES_KEPT_MS / 1000 - 10)
+            assert (await agent.chat("hello", key="k")).run_id == first.run_id
+            await anyio.sleep(20)
+            assert (await agent.chat("hello", key="k")).run_id != first.run_id
+            await anyio.sleep(OUTCOMES_KEPT_MS / 1000 + 10)
+            await agent.chat("hello", key="other")
+            assert len(store.scan("session:s", Table.OUTCOME)) == 1, "old ones leave with newer ones"
+
+    run(body)
+
+
+def test_how_long_outcomes_are_kept_is_an_option(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory(outcomes_kept_s=60.0) as runtime:
+            agent = agent_on(runtime)
+            first = await agent.chat("hello", key="k")
+            await anyio.sleep(61.0)
+            assert (await agent.chat("hello", key="k")).run_id != first.run_id
+
+    run(body)
+
+
+def test_a_key_outlives_the_process_and_has_an_interrupted_run_go_on(run: Run) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        ran: list[str] = []
+
+        @tool
+        async def note(text: str) -> str:
+            ran.append(text)
+            return "noted"
+
+        calls = [ToolCall(id="c1", name="note", arguments='{"text":"once"}')]
+        async with anyio.create_task_group() as tasks:  # noqa: SIM117 -- the runtime is closed first
+            async with Runtime.on(lambda: store, drain_timeout_s=0.5) as runtime:
+                model = ScriptedModel([model_answer(tool_calls=calls), "never"], delay_s=1.0)
+                agent = agent_on(runtime, model, tools=[note])
+
+                async def cut_off() -> None:
+                    with pytest.raises(RunFailed, match="the runtime was closed"):
+                        await agent.chat("note it", key="k")
+
+                tasks.start_soon(cut_off)
+                await anyio.sleep(1.2)
+        store = store.reopened()
+        async with Runtime.on(lambda: store) as runtime:
+            agent = agent_on(runtime, ScriptedModel(["done"]), tools=[note])
+            (interrupted,) = await Session(runtime, "s").runs()
+            assert interrupted.status == "interrupted"
+
+            reply = await agent.chat("note it", key="k")
+
+            assert (reply.text, reply.run_id, ran) == ("done", interrupted.id, ["once"])
+
+    run(body)
+
+
+def test_keys_are_text_that_can_be_kept(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            wrong: Any
+            for wrong, error in ((5, TypeError), ("", ValueError), ("x" * 401, ValueError), ("a\nb", ValueError)):
+                with pytest.raises(error, match="key"):
+                    await agent.chat("hello", key=wrong)
+            with pytest.raises(TypeError, match="key= needs a session"):
+                await Agent("Alone", model=ScriptedModel(), runtime=runtime).chat("hello", key="k")
+
+    run(body)
