@@ -243,8 +243,8 @@ class Runtime(Kernel):
                     failure.__cause__ = error
                     failures.append(failure)
 
+        archive = Archive(self.store)
         async with anyio.create_task_group() as tasks:
-            archive = Archive(self.store)
             for session_id in dict.fromkeys([*archive.with_open_runs(), *archive.with_outbox()]):
                 tasks.start_soon(put_right, session_id)
         if failures:
