@@ -319,7 +319,7 @@ def test_all_interrupted_runs_go_on_and_are_completed(run: Run) -> None:
 
 def test_runs_that_one_session_lost_in_two_crashes_go_on_in_their_order(run: Run) -> None:
     async def body() -> None:
-        left = await crashed_in_turns(1)
+        left = twice = await crashed_in_turns(1)
         async with Runtime.on(lambda: left) as runtime, anyio.create_task_group() as tasks:
             agent = agent_of(World(wait_s=50.0), Session(runtime, "s-0"))
             tasks.start_soon(agent.chat, "and again")

@@ -175,12 +175,14 @@ def test_a_run_that_paused_goes_on_under_the_span_that_asked(run: Run) -> None:
 
 
 def test_more_spans_than_fit_are_not_kept_and_cost_nothing(run: Run) -> None:
+    beyond: list[tuple[int, int]] = []
+
     async def dig(context: ToolContext) -> str:
         for number in range(SPANS_MAX + 10):
             with context.span("much") as span:
                 span.set(number=number)
         with context.span("outside") as outside, context.span("inside") as inside:
-            assert (outside.number, inside.parent) == (0, 2)
+            beyond.extend((each.number, each.parent) for each in (outside, inside))
         return "found"
 
     async def body() -> None:
@@ -192,6 +194,7 @@ def test_more_spans_than_fit_are_not_kept_and_cost_nothing(run: Run) -> None:
 
             assert [span.number for span in spans] == list(range(1, SPANS_MAX + 2))
             assert (spans[-1].kind, spans[-1].parent) == ("model", 0)
+            assert beyond == [(0, 2), (0, 2)]
 
     run(body)
 
@@ -359,6 +362,23 @@ def test_an_exception_or_a_cancellation_in_the_block_ends_the_span_as_an_error(r
             assert spans[2].attributes == {"error": "no such page"}
 
     run(body)
+
+
+def test_work_that_is_cut_off_waits_until_the_end_of_its_span_is_stored(run_in_real_time: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Runtime(tmp_path / "db") as runtime:
+            by_hand = await Session(runtime, "s").create_run()
+            await by_hand.start()
+            with anyio.CancelScope() as scope:
+                async with by_hand.trace("is cut off") as span:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+
+            assert (span.failed, span.ended_at_ms is None) == (True, False)
+            (stored,) = await by_hand.spans()
+            assert (stored.status, stored.ended_at_ms) == ("error", span.ended_at_ms)
+
+    run_in_real_time(body)
 
 
 def test_only_a_run_by_hand_that_runs_is_traced(run: Run) -> None:
