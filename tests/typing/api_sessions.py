@@ -5,12 +5,15 @@ from typing import Any, assert_type
 
 import callboard
 from callboard import (
+    Agent,
     Audit,
     EditRecord,
     ForkOrigin,
     Message,
     MessageAdded,
     MessagePage,
+    Model,
+    Overlay,
     Run,
     RunEvent,
     RunProgress,
@@ -21,6 +24,10 @@ from callboard import (
     Session,
     SessionEvent,
     SessionManager,
+    TokenCounter,
+    TokenEstimate,
+    Window,
+    WindowView,
 )
 from callboard.observing import RunIds, RunLog, current_run
 
@@ -136,3 +143,17 @@ async def read_along(session: Session, runtime: Runtime) -> None:
     stop = runtime.observe_runs(RunLog(content=False))
     assert_type(stop(), None)
     assert_type(current_run(), RunIds | None)
+
+
+async def see_as_a_model(runtime: Runtime, model: Model) -> None:
+    session = Session(runtime, "s", max_messages=50, max_tokens=8_000, strategy="head_and_tail")
+    assert_type(await session.messages_for_llm(), list[dict[str, Any]])
+    assert_type(await session.messages_for_llm(max_tokens=4_000, strategy="recent"), list[dict[str, Any]])
+    counter: TokenCounter = TokenEstimate()
+    view = await session.view(max_tokens=4_000, counter=counter)
+    assert_type(view, WindowView)
+    assert_type(view.messages, tuple[Message, ...])
+    assert_type(view.tokens, int | None)
+    assert_type(await session.compact(model, keep_messages=20), Overlay | None)
+    assert_type(await session.overlay(), Overlay | None)
+    Agent("Clerk", model=model, session=session, window=Window(max_tokens=8_000, strategy="summary", summarizer=model))
