@@ -226,8 +226,12 @@ class Ledger:
         record = self.runs[turn.run_id]
         stored = self.append(messages, run_id=record.id, at_ms=at_ms)
         if stored:
-            record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq, partial=end.partial)
-            if record.retry_of and not end.partial:
+            said = 0 if record.input_seq else len(record.input)  # so many of them are the input
+            partial = end.partial and len(stored) > said
+            record = replace(record, first_seq=stored[0].seq, last_seq=stored[-1].seq, partial=partial)
+            if said and end.status != "completed" and not partial:
+                record = self._input_stands(record, stored[0].seq)
+            elif said and record.retry_of and not partial:
                 self._input_stands(record, stored[0].seq)
         elif end.status != "completed":
             record, stored = self._keep_input(record, at_ms=at_ms)
@@ -420,7 +424,7 @@ class Ledger:
     def _input_stands(self, record: RunRecord, seq: int) -> RunRecord:
         """The run's input stands in history from this place on; so does that of the run that it retries."""
         origin = self._find_run(record.retry_of) if record.retry_of else None
-        if origin is not None and not origin.input_seq:
+        if origin is not None and origin.input_seq != seq:
             origin = replace(origin, input_seq=seq)
             self.ended[origin.id] = origin
             self._ended_now.append(origin.id)

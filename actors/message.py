@@ -10,6 +10,7 @@ Source: OpenAI chat completions, message objects.
 from typing import Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = ["COUNT_MAX", "ROLES", "Message", "Part", "Role", "ToolCall", "Usage"]
 
@@ -21,9 +22,6 @@ Part: TypeAlias = dict[str, Any]
 
 COUNT_MAX = 2**53
 """The most that a count of `Usage` holds: what every reader of JSON takes as a whole number."""
-
-_NO_COST = 0.0
-"""This very object is left out of what is stored (omit_defaults); another 0.0 would not be."""
 
 
 class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -99,11 +97,12 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     reasoning_tokens: int = 0
     requests: int = 0
     estimated: int = 0
-    cost: float = _NO_COST
+    cost: float = 0.0
 
     def __add__(self, other: "Usage") -> "Usage":
-        counts = [min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in _COUNTS]
-        return Usage(*counts, min(self.cost + other.cost, float(COUNT_MAX)) or _NO_COST)
+        cost = self.cost + other.cost
+        total = Usage(*(min(getattr(self, name) + getattr(other, name), COUNT_MAX) for name in _COUNTS))
+        return replace(total, cost=min(cost, float(COUNT_MAX))) if cost else total  # an unset one is not stored
 
 
 _COUNTS = Usage.__struct_fields__[:-1]

@@ -290,6 +290,25 @@ def test_a_retry_behind_a_part_that_was_kept_asks_again_behind_it(run: Run) -> N
     run(body)
 
 
+def test_an_interrupted_question_without_any_answer_is_not_asked_twice(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_in(session, delay_s=10.0)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(failing, agent, "one")
+                await anyio.sleep(1.0)
+                await agent.chat("two", overlap="interrupt")
+            (stopped,) = await session.runs(status="cancelled")
+            reply = await agent.retry(stopped.id)
+
+            assert (stopped.partial, stopped.input_seq, reply.text) == (False, 1, "echo: one")
+            said = ["user: one", "user: two", "assistant: echo: two", "assistant: echo: one"]
+            assert await texts(session) == said
+
+    run(body)
+
+
 def test_a_retry_may_have_a_budget_and_a_form_of_its_own(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:

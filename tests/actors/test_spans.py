@@ -369,11 +369,14 @@ def test_work_that_is_cut_off_waits_until_the_end_of_its_span_is_stored(run_in_r
         async with Runtime(tmp_path / "db") as runtime:
             by_hand = await Session(runtime, "s").create_run()
             await by_hand.start()
+            begun: list[LiveSpan] = []
             with anyio.CancelScope() as scope:
                 async with by_hand.trace("is cut off") as span:
+                    begun.append(span)
                     scope.cancel()
                     await anyio.sleep_forever()
 
+            (span,) = begun
             assert (span.failed, span.ended_at_ms is None) == (True, False)
             (stored,) = await by_hand.spans()
             assert (stored.status, stored.ended_at_ms) == ("error", span.ended_at_ms)
