@@ -103,3 +103,5 @@ class AgentSpec:
         """ValueError where the budget bounds cost, and has no price for a model that may answer here."""
         if budget is not None:
             budget.check_priced(model_names(self.model.name, self.settings.model))
+            if self.window is not None and self.window.summarizer is not None:
+                budget.check_priced(model_names(self.window.summarizer.name, None))

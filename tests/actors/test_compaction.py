@@ -17,6 +17,8 @@ from callboard import (
     ModelRequest,
     ModelUnavailable,
     NotCompacted,
+    Price,
+    Prices,
     RunPolicy,
     Runtime,
     Session,
@@ -315,5 +317,18 @@ def test_a_summary_that_cannot_be_read_hides_no_message(run: Run) -> None:
             assert await session.overlay() is None
             assert len(model.requests[0].messages) == 21
             assert any("summary of session" in each.where for each in store.damage.list())
+
+    run(body)
+
+
+def test_a_budget_of_cost_wants_a_price_for_whom_writes_the_summaries(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            budget = Budget(cost=1.0, prices=Prices({"scripted": Price(input=1.0, output=1.0)}))
+            window = Window(max_messages=8, strategy="summary", summarizer=ScriptedModel(name="small"))
+            options: dict[str, Any] = {"model": ScriptedModel(), "policy": RunPolicy(budget=budget)}
+            Agent("Agent", runtime=runtime, **options)
+            with pytest.raises(ValueError, match="'small'"):
+                Agent("Agent", runtime=runtime, window=window, **options)
 
     run(body)
