@@ -15,6 +15,7 @@ from callboard import (
     Agent,
     Failed,
     InvalidTransition,
+    LiveSpan,
     Runtime,
     Session,
     SpanRecord,
