@@ -1,7 +1,7 @@
 """Will callboard hold in my program? A load like yours, with faults and kills as you like; every turn is accounted for.
 
     python benchmarks/load.py                                            1 000 users for a minute
-    python benchmarks/load.py --sessions 10000 --rate 500 --prefill 100000
+    python benchmarks/load.py --sessions 10000 --rate 200 --prefill 100000
     python benchmarks/load.py --minutes 60 --kills-every-s 20 --faults   the soak
 
 Users talk with agents in sessions: a question, an answer, a pause; now and then three questions at once, a tool call, a

@@ -123,6 +123,16 @@ def test_items_of_any_form_come_back_as_they_were(items: list[dict[str, Any]]) -
     assert as_items(as_session_messages(items)) == items
 
 
+def test_items_are_taken_one_by_one_also_where_several_are_one_message() -> None:
+    async def body() -> list[Any]:
+        async with Runtime.in_memory() as runtime:
+            session = AgentsSession(Session(runtime, "s"))
+            await session.add_items(ITEMS)
+            return [await session.pop_item() for _ in range(len(ITEMS) + 1)]
+
+    assert in_asyncio(body) == [*reversed(ITEMS), None]
+
+
 def test_the_limit_of_its_settings_holds_where_none_is_given() -> None:
     async def body() -> tuple[list[Any], list[Any]]:
         async with Runtime.in_memory() as runtime:
@@ -143,6 +153,14 @@ def test_parallel_calls_with_their_thoughts_are_one_message_which_its_results_fo
     assert [call.id for call in messages[2].tool_calls] == ["c1", "c2"]
     assert messages[5].text == "Rain and sun."
     assert messages[0].extra == {}
+
+
+def test_answers_in_a_row_are_messages_of_their_own_and_a_call_joins_the_text_before_it() -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+
+    messages = as_session_messages([{"role": "assistant", "content": text} for text in ("one", "two")] + [call])
+
+    assert [(message.text, len(message.tool_calls)) for message in messages] == [("one", 0), ("two", 1)]
 
 
 def test_what_an_agent_of_callboard_wrote_is_items_and_it_sees_theirs() -> None:
