@@ -163,7 +163,7 @@ def _text(content: Any) -> str:
     """What of it is text."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
-    parts = [cast("dict[str, Any]", part) for part in cast("list[Any]", content) if isinstance(part, dict)]
+    parts = [cast("dict[str, object]", part) for part in cast("list[object]", content) if isinstance(part, dict)]
     texts = [part.get("text", part.get("refusal")) for part in parts]
     return "".join(text for text in texts if isinstance(text, str))
 
@@ -195,10 +195,9 @@ def _input_parts(content: str | list[Part] | None) -> Any:
 
 
 def _input_part(part: Part) -> Part:
-    match part:
-        case {"type": "text", "text": text}:
-            return {"type": "input_text", "text": text}
-        case {"type": "image_url", "image_url": {"url": url, **rest}}:
-            return {"type": "input_image", "image_url": url, "detail": "auto", **rest}
-        case _:
-            return deepcopy(part)
+    if part.get("type") == "text":
+        return {"type": "input_text", "text": part["text"]}
+    if part.get("type") == "image_url":
+        image: dict[str, Any] = part["image_url"]
+        return {"type": "input_image", "image_url": image.get("url"), "detail": image.get("detail", "auto")}
+    return deepcopy(part)
