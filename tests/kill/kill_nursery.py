@@ -159,6 +159,6 @@ def _serve(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     # The workers, and the backends that anyio would import when it first uses them: in each child.
-    for name in ("worker", "reminder_worker", "tool_worker", "state_worker", "asyncio", "trio"):
+    for name in ("worker", "reminder_worker", "tool_worker", "state_worker", "event_worker", "asyncio", "trio"):
         importlib.import_module(name)
     _serve(socket.socket(fileno=int(sys.argv[1])))
