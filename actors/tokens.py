@@ -182,9 +182,9 @@ def _load_counter(model: str) -> TokenCounter:
     try:
         tiktoken: Any = importlib.import_module("tiktoken")
         return TiktokenCounter(tiktoken.encoding_for_model(model))
-    except (ModuleNotFoundError, KeyError):
+    except (ImportError, KeyError):
         return _ESTIMATE
-    except Exception as error:  # noqa: BLE001 - whatever it meets on its way to the network, a run does not end for it
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a file that is not what it should be
         _log.warning("tiktoken could not load the encoding of %r, tokens are estimated: %r", model, error)
         return _ESTIMATE
 
