@@ -179,7 +179,8 @@ class Agent(Generic[OutputT]):
                 "interrupt": next, and the turn that runs is stopped; what it has written stays, marked as interrupted.
                 "rollback": next, and the turn that runs is stopped and leaves nothing.
                 "steer": into it, before its next model call, whichever agent's it is; or behind it, where there is
-                none. The reply is that of the run that took it in.
+                none. The reply is that of the run that took it in, whose end is its end too: `retry` of that run asks
+                both again.
             key: an idempotency key of yours. Sent again with it, the same input of the same agent is not run again: the
                 call joins the run under way, or gets the stored outcome, or the run goes on where it was interrupted,
                 for as long as `Runtime(outcomes_kept_s=)` says.
@@ -365,7 +366,7 @@ class Agent(Generic[OutputT]):
             raise InvalidTransition(run_id, status=record.status, wanted="retried")
         options["session"] = session
         options.setdefault("keep_input", record.keep_input)
-        request = self._chat_request(record.input or GO_ON, output=output, **options)
+        request = self._chat_request((*record.input, *record.heard) or GO_ON, output=output, **options)
         return await self._start(replace(request, retry_of=record.retry_of or record.id)).wait()
 
     async def cancel_run(

@@ -319,6 +319,9 @@ class AgentActor(Actor):
         if live is not None and granted:
             self._begin(tag.run_id, signal.value, context)
             return
+        if live is not None and live.request.key is not None and isinstance(signal.error, InvalidTransition):
+            self._wait_for(tag.run_id, tag, live, context)  # somebody else has it go on
+            return
         if live is not None:
             assert signal.error is not None
             del self.live[tag.run_id]
@@ -350,7 +353,7 @@ class AgentActor(Actor):
             self._ask(live.request, context, accepted=True)
             return
         del self.live[tag.run_id]
-        if ON_KEY[joined.status] == "resume":
+        if ON_KEY[joined.status] == "resume" and joined.run_id not in self.live:
             self._resume_joined(live, joined, context)
 
     def _join(self, tag: _Begin, live: _Live | None, joined: Joined, context: Context) -> None:
@@ -367,9 +370,12 @@ class AgentActor(Actor):
             del self.live[tag.run_id]
             self._resume_joined(live, joined, context)
             return
-        live.joined = joined.run_id
-        wait = WaitRun(joined.run_id, tag.run_id)
-        context.request(ActorId(SESSION_KIND, tag.session_id), wait, tag=_Wait(tag.run_id, joined.run_id))
+        self._wait_for(joined.run_id, tag, live, context)
+
+    def _wait_for(self, joined: str, tag: _Begin, live: _Live, context: Context) -> None:
+        live.joined = joined
+        wait = WaitRun(joined, tag.run_id)
+        context.request(ActorId(SESSION_KIND, tag.session_id), wait, tag=_Wait(tag.run_id, joined))
 
     def _resume_joined(self, live: _Live, joined: Joined, context: Context) -> None:
         """The run that has the key was cut off: it goes on, for this caller."""

@@ -76,5 +76,5 @@ class ChatStream(Generic[OutputT]):
         return event
 
     def _close(self) -> None:
-        self._spec.listeners.leave(self._request.run_id, self._events)
+        self._spec.listeners.leave(self._events)
         self._events.end()

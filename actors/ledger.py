@@ -163,6 +163,11 @@ class Ledger:
             self._change(at_ms, last_turn=number, open_turn=turn, run_count=head.run_count + 1)
         return record
 
+    def hear(self, run_id: str, said: tuple[Message, ...]) -> None:
+        """The run took this in; stored with its end, and until then in its journal."""
+        record = self.runs[run_id]
+        self.runs[run_id] = replace(record, heard=(*record.heard, *said))
+
     def accept_run(self, record: RunRecord, *, at_ms: int) -> None:
         """A run is stored before it has a turn: it was submitted."""
         head = self._existing()

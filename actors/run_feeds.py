@@ -32,10 +32,11 @@ class _Feed:
 class RunFeeds:
     """The feeds of one runtime, by run id."""
 
-    __slots__ = ("_feeds",)
+    __slots__ = ("_feeds", "_listens_to")
 
     def __init__(self) -> None:
         self._feeds: dict[str, _Feed] = {}
+        self._listens_to: dict[EventQueue, str] = {}
 
     def __len__(self) -> int:
         """How many runs are listened to."""
@@ -52,11 +53,13 @@ class RunFeeds:
         for event in feed.events:
             queue.put(event)
         feed.listeners.append(queue)
+        self._listens_to[queue] = run_id
 
-    def leave(self, run_id: str, queue: EventQueue) -> None:
+    def leave(self, queue: EventQueue) -> None:
         """The queue wants no more. A feed to which nobody listens any more is closed."""
-        feed = self._feeds.get(run_id)
-        if feed is None or queue not in feed.listeners:
+        run_id = self._listens_to.pop(queue, None)
+        feed = self._feeds.get(run_id) if run_id is not None else None
+        if run_id is None or feed is None:
             return
         feed.listeners.remove(queue)
         if not feed.listeners:
@@ -72,6 +75,7 @@ class RunFeeds:
         """The run has ended, or waits: its listeners have all."""
         feed = self._feeds.pop(run_id, None)
         for queue in feed.listeners if feed is not None else ():
+            del self._listens_to[queue]
             queue.end()
 
     def said(self, run_id: str) -> str:

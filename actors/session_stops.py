@@ -8,6 +8,8 @@ from ..runtime.envelope import Request
 from ..runtime.signals import Abandoned
 from .errors import StaleTurn
 from .ledger import RunEnd
+from .limits import storable_reason
+from .run_record import advance
 from .session_messages import (
     BeginTurn,
     CancelRun,
@@ -105,6 +107,10 @@ class StoppableSession(TurnSession):
             if self.ledger.head is not None:
                 self.ledger.end_queued(record, RunEnd("cancelled", reason), at_ms=context.wall_ms())
                 self.stage(context)
+            else:  # held back by a session that does not exist yet: nothing is stored of it
+                self.settle_wait(advance(record, "cancelled", at_ms=context.wall_ms(), error=storable_reason(reason)))
+        else:
+            self.settle_waits(context)
         entry.payload.ticket.fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
         return True
 

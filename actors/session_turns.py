@@ -46,7 +46,7 @@ from .session_messages import (
 from .session_records import SessionHead, Step, copy_metadata
 from .session_waits import WaitedSession, Waiting
 from .session_window import WindowedSession
-from .turns import Entry, Granted, Refused, Turn
+from .turns import WAITING_MAX, Entry, Granted, Refused, Turn
 
 __all__ = ["TurnSession", "step_id"]
 
@@ -69,7 +69,7 @@ class TurnSession(WaitedSession, WindowedSession):
         if message.key is not None:
             found = self._repeated(message.key, run.id, at_ms=at_ms)
             if found is not None:
-                return Joined(found.id, found.status, found.turn)
+                return self.joined(found)
         self.ledger.ensure(message.defaults, at_ms=at_ms)
         self.ledger.accept_run(run, at_ms=at_ms)
         if message.key is not None:
@@ -132,6 +132,7 @@ class TurnSession(WaitedSession, WindowedSession):
             self.turns.withdraw(entry.run_id)
             said += _begun(entry).run.input
             self._join_to(message.run_id, entry, "steered", context)
+        self.ledger.hear(message.run_id, tuple(said))
         answer = (message.answer,) if message.answer is not None else ()
         self.ledger.journal(Step(message.number, answer, input=tuple(said), usage=message.usage))
         self.stage(context)
@@ -261,7 +262,12 @@ class TurnSession(WaitedSession, WindowedSession):
             context.tell(running.entry.payload.sender, Steered(running.entry.run_id))
 
     def _hold(self, entry: Entry[Waiting | None], message: BeginTurn, context: Context) -> None:
-        """Let it wait until its group is quiet."""
+        """Let it wait until its group is quiet. Busy where too many wait already."""
+        waiting = len(self.turns) + len(self.quiet)
+        if waiting >= WAITING_MAX:
+            running = self.turns.running
+            run_id = running.entry.run_id if running is not None else ""
+            raise Busy(self.id.key, run_id=run_id, queue_length=waiting, full=True)
         delay_s = self.quiet.add(entry, now_s=context.now(), quiet_s=message.quiet_s)
         self._show_waiting(entry, context)
         self._tell_delivered(entry, "held", context)

@@ -13,7 +13,7 @@ from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
 from ..runtime.identity import ActorId
-from .errors import UnknownSession
+from .errors import UnknownRun, UnknownSession
 from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
 from .session_messages import BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
@@ -55,7 +55,7 @@ class WaitedSession(ReadableSession):
         while record.joined:
             record = self.record_of(record.joined)
         run_id = record.id
-        if _has_outcome(record):
+        if self._has_outcome(record):
             self._drop_follower(run_id, message.follower, context)
             return self._outcome(record)
         ticket = context.defer()
@@ -85,10 +85,15 @@ class WaitedSession(ReadableSession):
 
     def join(self, begin: BeginTurn, waiting: Waiting, record: RunRecord, how: DeliveredAs, context: Context) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
-        if record.is_open and not record.pending:
+        if not self._has_outcome(record):
             self._add_follower(record.id, begin.run.id, context)
-        waiting.ticket.reply(Joined(record.id, record.status, record.turn, how))
+        waiting.ticket.reply(self.joined(record, how))
         self.show_delivered(begin, Delivered(begin.run.id, how, into=record.id))
+
+    def joined(self, record: RunRecord, how: DeliveredAs = "joined") -> Joined:
+        """The answer to a request that this run answers. One that waits to go on is as good as queued."""
+        held = not record.is_open and self.turns.holds(record.id)
+        return Joined(record.id, "queued" if held else record.status, record.turn, how)
 
     def show_delivered(self, begin: BeginTurn, delivered: Delivered) -> None:
         """Let those who read the session along know what became of an input that does not begin a turn at once."""
@@ -99,17 +104,26 @@ class WaitedSession(ReadableSession):
     def settle_waits(self, context: Context) -> None:
         """Answer those who wait for runs that have an outcome now; call it with what makes it so staged."""
         for run_id in list(self._waits):
-            record = self.record_of(run_id)
+            try:
+                record = self.record_of(run_id)
+            except UnknownRun as error:  # lost: nobody else is to suffer from that
+                for ticket, _ in self._waits.pop(run_id):
+                    ticket.fail(error)
+                continue
             if record.joined:
                 waits = self._waits.pop(run_id)
                 self._waits.setdefault(record.joined, []).extend(waits)
                 for _, wait in waits:
                     self._add_follower(record.joined, wait.follower, context)
-            elif _has_outcome(record):
-                for ticket, _ in self._waits.pop(run_id):
-                    ticket.reply(self._outcome(record))
+            elif self._has_outcome(record):
+                self.settle_wait(record)
         for run_id in [run_id for run_id in self._followers if run_id not in self.ledger.runs]:
             del self._followers[run_id]
+
+    def settle_wait(self, record: RunRecord) -> None:
+        """Answer those who wait for this run, which has an outcome."""
+        for ticket, _ in self._waits.pop(record.id, ()):
+            ticket.reply(self._outcome(record))
 
     def fail_waits(self) -> None:
         """The session was deleted."""
@@ -137,6 +151,10 @@ class WaitedSession(ReadableSession):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
+    def _has_outcome(self, record: RunRecord) -> bool:
+        """Whether there is something to tell of a run: it has ended, or pauses; and does not wait to go on."""
+        return (not record.is_open or bool(record.pending)) and not self.turns.holds(record.id)
+
     def _outcome(self, record: RunRecord) -> RunOutcome:
         # With what edits have removed since: it is what the run has answered.
         messages = self.history.read_removed_too(record.first_seq, record.last_seq) if record.first_seq else []
@@ -161,7 +179,3 @@ class WaitedSession(ReadableSession):
         held = running.entry if running is not None and running.entry.run_id == run_id else self.turns.find(run_id)
         if held is not None and held.payload is not None and held.payload.sender is not None:
             context.tell(held.payload.sender, Followers(run_id, self.follower_count(run_id)))
-
-
-def _has_outcome(record: RunRecord) -> bool:
-    return not record.is_open or bool(record.pending)

@@ -68,7 +68,7 @@ class Submission(Generic[OutputT]):
             while (event := await queue.get()) is not None:
                 yield event
         finally:
-            self._spec.listeners.leave(self.run_id, queue)
+            self._spec.listeners.leave(queue)
 
 
 def _is_over(record: RunRecord) -> bool:

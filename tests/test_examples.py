@@ -41,6 +41,11 @@ def as_triage(body: Body) -> ScriptStep:
     return "Roses are red"
 
 
+def as_slow_waiter(body: Body) -> ScriptStep:
+    """Takes its time, as a model does: others get a word in."""
+    return answer(f"{asked(body)} Very well.", delay_s=0.3)
+
+
 def as_clerk(body: Body) -> ScriptStep:
     roles: list[str] = [message["role"] for message in body["messages"]]
     results = roles[::-1][: roles[::-1].index("user")].count("tool")
@@ -149,6 +154,7 @@ SCRIPTS: dict[str, Callable[[Body], ScriptStep]] = {
     "team_support": as_support_team,
     "tools": as_clerk,
     "tracing": as_courier,
+    "turns": as_slow_waiter,
     "window": as_diarist,
 }
 """What the server says; to the others it echoes."""
@@ -246,6 +252,12 @@ FIRST_LINES: dict[str, list[str]] = {
         "user: {'usual': 'tea'}",
         "orders in all: 1",
     ],
+    "submit": [
+        "accepted: running",
+        "answered: echo: A report on tides",
+        "the same answer: True and 2 messages",
+        "refused: the key stands for another request",
+    ],
     "structured_output": [
         "Late birthday present: order 88, urgency 4, upset",
         "asked again: Expected `array`, got `str` - at `$.value`",
@@ -291,6 +303,17 @@ FIRST_LINES: dict[str, list[str]] = {
         "  custom report ok {'pages': 1}",
         "    custom read history ok {'rows': 4}",
         "answered for the first time",
+    ],
+    "turns": [
+        "'A table for two,' was queued",
+        "'by the window.' was queued",
+        "'Hello!' was answered in turn 1",
+        "'by the window.' was merged",
+        "'A table for two,' was answered in turn 2",
+        "'by the window.' was answered in turn 2",
+        "7 messages before the last one",
+        "stopped: a newer input stopped it",
+        "No, just the soup.",
     ],
     "window": [
         "shown: 12 of 20 messages, from message 9 on",

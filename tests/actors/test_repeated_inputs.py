@@ -11,6 +11,7 @@ from callboard import (
     Agent,
     ApprovalRequired,
     BadRequest,
+    Busy,
     Delivered,
     Delta,
     KeyReused,
@@ -22,6 +23,7 @@ from callboard import (
     tool,
 )
 from callboard.actors.outcomes import OUTCOMES_KEPT_MS
+from callboard.actors.turns import WAITING_MAX
 from callboard.store import MemoryStore, Table
 from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
 
@@ -275,5 +277,127 @@ def test_keys_are_text_that_can_be_kept(run: Run) -> None:
                     await agent.chat("hello", key=wrong)
             with pytest.raises(TypeError, match="key= needs a session"):
                 await Agent("Alone", model=ScriptedModel(), runtime=runtime).chat("hello", key="k")
+
+    run(body)
+
+
+@pytest.mark.parametrize("calls", ["chat chat", "chat submit", "submit submit", "chat other", "resume chat"])
+def test_an_interrupted_run_goes_on_once_for_all_who_ask_for_it(run: Run, calls: str) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with Runtime.on(lambda: store, drain_timeout_s=0.1) as runtime:
+            run_id = (await agent_on(runtime).submit("hello", key="k")).run_id
+        store = store.reopened()
+        async with Runtime.on(lambda: store) as runtime:
+            model = ScriptedModel(delay_s=1.0)
+            agent, other = agent_on(runtime, model), agent_on(runtime, model)
+            texts: list[str] = []
+
+            async def call(how: str) -> None:
+                if how == "submit":
+                    submission = await agent.submit("hello", key="k")
+                    texts.append((await submission.wait()).text)
+                elif how == "resume":
+                    texts.append((await agent.resume(run_id)).text)
+                else:
+                    texts.append((await (other if how == "other" else agent).chat("hello", key="k")).text)
+
+            async def hold() -> None:
+                async with Session(runtime, "s").turn():
+                    await anyio.sleep(0.5)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hold)
+                await anyio.sleep(0.1)
+                for how in calls.split():
+                    tasks.start_soon(call, how)
+
+            assert texts == ["echo: hello"] * 2
+            assert len(model.requests) == 1
+            assert [record.status for record in await Session(runtime, "s").runs()] == ["completed", "completed"]
+
+    run(body)
+
+
+def test_a_stream_of_a_run_that_has_ended_leaves_nothing_behind(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            await agent.chat("hello", key="k")
+            for _ in range(3):
+                async with agent.stream("hello", key="k") as stream:
+                    assert [event async for event in stream] == [
+                        Delivered(stream.run_id, "joined", 0, stream.reply.run_id)
+                    ]
+
+            assert len(runtime.feeds) == 0
+
+    run(body)
+
+
+def test_a_held_run_that_is_cancelled_in_a_new_session_ends_for_all_who_wait_for_it(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent, session = agent_on(runtime), Session(runtime, "s")
+            failures: list[RunFailed] = []
+
+            async def chat() -> None:
+                with pytest.raises(RunFailed, match="never mind") as caught:
+                    await agent.chat("hello", overlap="debounce", key="k")
+                failures.append(caught.value)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(2):
+                    tasks.start_soon(chat)
+                    await anyio.sleep(0.1)
+                (held,) = await session.runs()
+                assert await session.cancel_run(held.id, reason="never mind")
+
+            assert len(failures) == 2
+            assert (await agent.chat("go on")).text == "echo: go on"
+
+    run(body)
+
+
+def test_so_many_inputs_may_be_held_and_no_more(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            refused: list[Busy] = []
+
+            async def chat() -> None:
+                try:
+                    await agent.chat("hello", overlap="debounce")
+                except Busy as error:
+                    refused.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(WAITING_MAX + 5):
+                    tasks.start_soon(chat)
+
+            assert len(refused) == 5
+
+    run(body)
+
+
+def test_a_retry_of_a_run_that_was_steered_asks_both_again(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime, ScriptedModel(["thinking", BadRequest("no"), "at last"], delay_s=1.0))
+            failures: list[RunFailed] = []
+
+            async def chat(text: str) -> None:
+                with pytest.raises(RunFailed) as caught:
+                    await agent.chat(text, overlap="steer")
+                failures.append(caught.value)
+
+            async with anyio.create_task_group() as tasks:
+                for text in ("one", "two"):
+                    tasks.start_soon(chat, text)
+                    await anyio.sleep(0.1)
+
+            assert failures[0].run_id == failures[1].run_id
+            reply = await agent.retry(failures[0].run_id)
+            assert [message.text for message in reply.messages] == ["one", "two", "at last"]
 
     run(body)
