@@ -33,7 +33,7 @@ from callboard.actors.archive import Archive
 __all__ = ["Course", "Outcome", "Stage", "WorkerFailed"]
 
 _SAMPLE_EVERY_S = 1.0
-_END_S = 120.0
+_END_S = 200.0
 """How long the last worker may take to finish its turns and close the store."""
 _CALM_FROM_S = 1.0
 _EARLY_KILLS = 0.1

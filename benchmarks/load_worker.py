@@ -43,7 +43,8 @@ from callboard.testing import fail_commit
 
 HUNG_S = 120.0
 """A chat must have ended by then, whatever went wrong: a run of ours may take a minute."""
-STOP_S = 60.0
+STOP_S = HUNG_S + 10.0
+"""Who hangs is told of before the worker ends."""
 _TURN_MESSAGES_MAX = 8
 
 
@@ -96,7 +97,7 @@ class Users:
         self._silent = anyio.Event()
 
     async def stop(self) -> None:
-        """Begin no turn any more; afterwards those under way have ended, or have had a minute for it."""
+        """Begin no turn any more; afterwards those under way have ended, or have been told of as hung."""
         self.stopping = True
         if self._talking:
             with anyio.move_on_after(STOP_S):
