@@ -194,6 +194,14 @@ def test_an_older_epoch_is_fenced(store: Store) -> None:
     assert store.load("a") == Head(5, 1, b"")
 
 
+def test_epochs_are_compared_as_whole_numbers_of_63_bits(store: Store) -> None:
+    store.commit([Batch("a", 2**32, 0), Batch("b", 2**32 + 5, 0)])
+
+    answers = store.commit([Batch("a", 2**32 - 1, 1), Batch("b", 2**33, 1)])
+
+    assert [type(answer) for answer in answers] == [Fenced, type(None)]
+
+
 def test_a_newer_epoch_takes_over(store: Store) -> None:
     store.commit([Batch("a", 5, 0)])
 

@@ -106,10 +106,10 @@ def end_all_connections() -> None:
 
 def test_connections_that_were_lost_while_idle_are_replaced_before_anything_is_sent(store: PostgresStore) -> None:
     store.commit([Batch("a", 1, 0)])
+    store.load("a")
     end_all_connections()
 
     assert store.commit([Batch("a", 1, 1)]) == [None]
-    end_all_connections()
     assert store.load("a") == Head(1, 2, b"")
 
 

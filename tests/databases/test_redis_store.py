@@ -106,10 +106,10 @@ def test_a_writer_that_has_lost_its_lock_to_another_can_read_and_is_fenced(store
 
 def test_connections_that_were_lost_while_idle_are_replaced_before_anything_is_sent(store: RedisStore) -> None:
     store.commit([Batch("a", 1, 0)])
+    store.load("a")
     end_all_connections()
 
     assert store.commit([Batch("a", 1, 1)]) == [None]
-    end_all_connections()
     assert store.load("a") == Head(1, 2, b"")
 
 

@@ -73,6 +73,18 @@ def test_without_guards_each_stream_is_taken_to_stand_where_its_first_batch_was_
     assert [str(answer) for answer in assumed.answers] == [str(answer) for answer in known.answers]
 
 
+def test_an_erase_takes_back_what_batches_before_it_wrote() -> None:
+    row, entry = Row(Table.MESSAGE, b"old", b"v"), IndexRow(Index.TAG, b"old")
+    new = Row(Table.MESSAGE, b"new", b"v")
+    written = Batch("a", 1, 0, head=b"old", rows=(row,), index_rows=(entry,))
+
+    change = fold([written, Batch("a", 1, 1, rows=(new,), erase=True)]).changes["a"]
+
+    assert (change.erase, change.head) == (True, b"")
+    assert change.rows == {(Table.MESSAGE, b"new"): b"v"}
+    assert change.entries == {}
+
+
 def test_an_epoch_is_looked_at_before_a_version() -> None:
     answers = fold([Batch("a", 1, 9), Batch("a", 3, 9), Batch("a", 3, 4)], {"a": Guard(2, 4)}).answers
 
