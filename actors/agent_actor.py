@@ -283,11 +283,11 @@ class AgentActor(Actor):
         if message.count or live.ticket is not None or live.submitted:
             return
         if live.execution is not None:
-            self._stop(live, "those who waited for it went away", context)
+            self._stop(live, CALLER_WENT_AWAY, context)
         elif live.request.session_id is not None:
             del self.live[message.run_id]
             self._end_turn(
-                live.request.session_id, CancelTurn(message.run_id, "those who waited for it went away"), context
+                live.request.session_id, CancelTurn(message.run_id, CALLER_WENT_AWAY), context
             )
 
     @handles(Delivery)
@@ -392,6 +392,7 @@ class AgentActor(Actor):
             return
         if isinstance(signal.value, RunOutcome) and signal.value.record.error == CALLER_WENT_AWAY:
             live.joined = ""  # it was on its way out when it was joined: ask again, and begin
+            self._present_spec().listeners.follow(tag.joined, tag.run_id)
             self._ask(live.request, context)
             return
         del self.live[tag.run_id]

@@ -89,6 +89,13 @@ class AgentSpec:
     meters: TokenMeters = field(default_factory=TokenMeters)
     window: Window | None = None
 
+    def wants_pieces(self, run_id: str, session_id: str | None) -> bool:
+        """Whether anybody wants to hear the answers of this run as they come."""
+        if self.listeners.get(run_id) is not None:
+            return True
+        board = self.boards.find(session_id) if self.boards and session_id is not None else None
+        return board is not None and board.wants_progress
+
     def tell(self, run_id: str, session_id: str | None, event: RunEvent) -> None:
         """Show this to who follows the run, and to who reads its session."""
         listener = self.listeners.get(run_id)

@@ -293,6 +293,7 @@ class Execution:
         self._afford_call()
         with self.spans.span(model, "model") as span:
             on_delta = self._on_delta()
+            self.wishes.said.clear()
             try:
                 if self.observed is None:
                     answer = await self.spec.model.complete(request, on_delta=on_delta)
@@ -300,6 +301,7 @@ class Execution:
                     answer = await self.observed.complete(self.spec.model, request, on_delta)
             except (RunFailed, ApprovalRequired) as error:  # of another run, on which this model rests
                 raise RuntimeError(f"the model's own run did not end well: {error}") from error
+            self.wishes.said.clear()
             await self._pay(request, answer, model, span)  # also where the answer is refused below
             self.prompt.learn(request, answer.usage)
             answer = check_answer(answer)
@@ -427,9 +429,7 @@ class Execution:
 
     def _part(self) -> tuple[Message, ...]:
         """What there is of the turn, fit to be history: the answer that is under way, too, as far as it came."""
-        said = self.spec.listeners.said(self.run_id) if self.wishes.keep else ""
-        half = (Message(role="assistant", content=said, interrupted=True),) if said.strip() else ()
-        return tuple(repair(self._written(*half)).messages)
+        return tuple(repair(self._written(*self.wishes.half_said())).messages)
 
     def _written(self, *last: Message) -> tuple[Message, ...]:
         """What the turn adds to history: the input, unless it stands there already, and what the run wrote."""
@@ -491,7 +491,8 @@ class Execution:
 
     def _on_delta(self) -> OnDelta | None:
         """Who is to hear the pieces of an answer; None where nobody is, and the model need not stream it."""
-        if self.spec.listeners.get(self.run_id) is not None:
-            return self._emit  # not the listener alone: readers of the session may come while the answer does
-        board = self.spec.boards.find(self.session_id) if self.spec.boards and self.session_id is not None else None
-        return self._emit if board is not None and board.wants_progress else None
+        return self._heard if self.spec.wants_pieces(self.run_id, self.session_id) else None
+
+    def _heard(self, delta: Delta) -> None:
+        self.wishes.hear(delta)
+        self._emit(delta)

@@ -5,23 +5,21 @@ later hears it all from there on. A run that nobody listens to has none, and its
 """
 
 from collections.abc import Callable
-from itertools import takewhile
 
 from .event_queue import EventQueue
-from .model import Delta
 from .reply import RunEvent
 
 __all__ = ["RunFeeds"]
 
 
 class _Feed:
-    """The events of one run so far, and the queues of those who listen."""
+    """The events of one run so far, and the queues of those who listen; True for one that ends with the run."""
 
     __slots__ = ("events", "listeners")
 
     def __init__(self) -> None:
         self.events: list[RunEvent] = []
-        self.listeners: list[EventQueue] = []
+        self.listeners: dict[EventQueue, bool] = {}
 
     def put(self, event: RunEvent) -> None:
         self.events.append(event)
@@ -47,12 +45,13 @@ class RunFeeds:
         feed = self._feeds.get(run_id)
         return feed.put if feed is not None else None
 
-    def listen(self, run_id: str, queue: EventQueue) -> None:
-        """Let the queue have the events of this run, from the first that anybody has heard on."""
+    def listen(self, run_id: str, queue: EventQueue, *, ends: bool = False) -> None:
+        """Let the queue have the events of this run, from the first that anybody has heard on. `ends`: when the run
+        does; one that does not may go on to hear another run, see `follow`."""
         feed = self._feeds.setdefault(run_id, _Feed())
         for event in feed.events:
             queue.put(event)
-        feed.listeners.append(queue)
+        feed.listeners[queue] = ends
         self._listens_to[queue] = run_id
 
     def leave(self, queue: EventQueue) -> None:
@@ -61,28 +60,22 @@ class RunFeeds:
         feed = self._feeds.get(run_id) if run_id is not None else None
         if run_id is None or feed is None:
             return
-        feed.listeners.remove(queue)
+        feed.listeners.pop(queue, None)
         if not feed.listeners:
             del self._feeds[run_id]
 
     def follow(self, run_id: str, into: str) -> None:
         """This run became part of another: those who listen to it hear the other's events from now on."""
         feed = self._feeds.pop(run_id, None)
-        for queue in feed.listeners if feed is not None else ():
-            self.listen(into, queue)
+        for queue, ends in feed.listeners.items() if feed is not None else ():
+            self.listen(into, queue, ends=ends)
 
     def close(self, run_id: str) -> None:
-        """The run has ended, or waits: its listeners have all."""
-        feed = self._feeds.pop(run_id, None)
-        for queue in feed.listeners if feed is not None else ():
-            del self._listens_to[queue]
-            queue.end()
-
-    def said(self, run_id: str) -> str:
-        """The text of the answer that is under way, as far as it came; "" where nobody listens."""
+        """The run has ended, or waits: those who end with it have all. Others are heard of again, or leave."""
         feed = self._feeds.get(run_id)
         if feed is None:
-            return ""
-        latest = takewhile(lambda event: isinstance(event, Delta), reversed(feed.events))
-        pieces = [event.text for event in latest if isinstance(event, Delta) and event.kind == "text"]
-        return "".join(reversed(pieces))
+            return
+        feed.events.clear()
+        for queue in [queue for queue, ends in feed.listeners.items() if ends]:
+            self.leave(queue)
+            queue.end()

@@ -61,7 +61,7 @@ class Submission(Generic[OutputT]):
         Use it as `async with aclosing(submission.events()) as events: async for event in events`.
         """
         queue = EventQueue(current_backend())
-        self._spec.listeners.listen(self.run_id, queue)
+        self._spec.listeners.listen(self.run_id, queue, ends=True)
         try:
             if _is_over(await self.record()):  # looked at behind `listen`: no end is missed
                 queue.end()

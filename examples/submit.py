@@ -14,7 +14,7 @@ async def main(path: str) -> None:
         session = Session(runtime, "reports")
         writer = Agent("Writer", instructions="One sentence.", model=OpenAIChat(), session=session)
 
-        # As a web server would: the request has an id, and may come twice. Run this program twice, and nothing runs anew.
+        # As a web server would: the request has an id, and may come twice. Run twice, this program asks the model once.
         submissions = [await writer.submit("A report on tides", key="request-1") for _ in range(2)]
         assert submissions[0].run_id == submissions[1].run_id
         print("accepted:", await submissions[0].status())

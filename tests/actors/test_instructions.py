@@ -73,7 +73,8 @@ def test_path_leads_into_values(path: str, text: str) -> None:
 
 @pytest.mark.parametrize("path", ["address.town", "address.city.0", "address.lines.2", "address.lines.x"])
 def test_path_that_leads_nowhere_is_named(path: str) -> None:
-    with pytest.raises(ValueError, match=r"names \$\{address\..*'address' is there, but not what is to be inside of it"):
+    there = r"names \$\{address\..*'address' is there, but not what is to be inside of it"
+    with pytest.raises(ValueError, match=there):
         render(Template("${" + path + "}"), InstructionContext(agent="Support", metadata=DEEP))
 
 

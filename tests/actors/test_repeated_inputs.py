@@ -311,6 +311,7 @@ def test_an_interrupted_run_goes_on_once_for_all_who_ask_for_it(run: Run, calls:
                 await anyio.sleep(0.1)
                 for how in calls.split():
                     tasks.start_soon(call, how)
+                    await anyio.sleep(0.01)
 
             assert texts == ["echo: hello"] * 2
             assert len(model.requests) == 1
@@ -399,5 +400,39 @@ def test_a_retry_of_a_run_that_was_steered_asks_both_again(run: Run) -> None:
             assert failures[0].run_id == failures[1].run_id
             reply = await agent.retry(failures[0].run_id)
             assert [message.text for message in reply.messages] == ["one", "two", "at last"]
+
+    run(body)
+
+
+def test_who_joins_a_run_that_its_last_caller_has_just_left_begins_anew_and_hears_it(run: Run) -> None:
+    async def body() -> None:
+        @tool
+        async def linger() -> str:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1.0)
+            return "done"
+
+        async with Runtime.in_memory() as runtime:
+            calls = [ToolCall(id="c1", name="linger", arguments="{}")]
+            agent = agent_on(runtime, ScriptedModel([model_answer(tool_calls=calls), "one two"]), tools=[linger])
+
+            async def leave(after_s: float) -> None:
+                with anyio.move_on_after(after_s):
+                    await agent.chat("hello", key="k")
+
+            heard: list[str] = []
+            async with anyio.create_task_group() as tasks:
+                for after_s in (0.3, 0.4):
+                    tasks.start_soon(leave, after_s)
+                    await anyio.sleep(0.1)
+                await anyio.sleep(0.4)
+                async with agent.stream("hello", key="k") as stream:
+                    async for event in stream:
+                        if isinstance(event, Delta):
+                            heard.append(event.text)
+                    assert stream.reply.text == "one two"
+
+            assert heard == ["one", " two"]
+            assert len(runtime.feeds) == 0
 
     run(body)

@@ -425,3 +425,21 @@ def test_a_turn_is_used_within_its_block_only(run: Run) -> None:
                 session.turn(timeout_s=0)
 
     run(body)
+
+
+def test_what_is_kept_of_an_answer_begins_with_its_beginning_whoever_listens(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            model = ScriptedModel(["a b c d e f"], piece_delay_s=1.0)
+            agent = Agent("Agent", model=model, session=session)
+            async with session.events():
+                submission = await agent.submit("letters")
+                await anyio.sleep(2.5)
+                async with aclosing(submission.events()) as events:
+                    await anext(events)
+                    assert await submission.cancel(keep_partial=True)
+
+            assert await texts(runtime) == ["letters", "a b c"]
+
+    run(body)
