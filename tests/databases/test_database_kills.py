@@ -35,7 +35,7 @@ MESSAGES = 40
 AnyServer = PostgresServer | RedisServer
 
 
-@pytest.fixture(params=["postgres", "redis"])
+@pytest.fixture(scope="module", params=["postgres", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[AnyServer]:
     own = own_postgres() if request.param == "postgres" else own_redis(fsync="always")
     yield own
@@ -136,7 +136,7 @@ async def write(storage: SessionStorage, id: str, ledger: Ledger) -> None:
 def test_a_server_that_is_killed_under_load_and_started_again_has_all_that_it_acknowledged(
     server: AnyServer, backend: str
 ) -> None:
-    ids = [f"w{number}" for number in range(WRITERS)]
+    ids = [f"{backend}-{number}" for number in range(WRITERS)]
 
     async def under_load() -> None:
         ledger = Ledger()
