@@ -42,6 +42,7 @@ from .chat_options import ChatOptions
 from .chat_stream import ChatStream
 from .dialect import Dialect
 from .edit_record import Audit, EditRecord
+from .embedder import Embedder, OpenAIEmbedder
 from .errors import (
     ApprovalRequired,
     BadOutput,
@@ -50,6 +51,7 @@ from .errors import (
     BudgetExceeded,
     Busy,
     ContextOverflow,
+    EmbedderMismatch,
     InvalidTransition,
     KeyReused,
     ModelError,
@@ -73,6 +75,8 @@ from .fallback import FallbackMember, FallbackModel
 from .hand_made_turn import HandMadeTurn
 from .host import Runtime
 from .instructions import InstructionContext, Template
+from .memory import Memory
+from .memory_records import MemoryHit, MemorySource
 from .message import Message, ToolCall, Usage
 from .message_page import MessagePage
 from .model import Delta, Model, ModelAnswer, ModelRequest, ModelSettings, OutputSchema, ToolSchema
@@ -140,6 +144,8 @@ __all__ = [
     "Denied",
     "Dialect",
     "EditRecord",
+    "Embedder",
+    "EmbedderMismatch",
     "EventStream",
     "EventsDropped",
     "Exceeded",
@@ -155,6 +161,9 @@ __all__ = [
     "InvalidTransition",
     "KeyReused",
     "LiveSpan",
+    "Memory",
+    "MemoryHit",
+    "MemorySource",
     "Message",
     "MessageAdded",
     "MessagePage",
@@ -168,6 +177,7 @@ __all__ = [
     "NoInput",
     "NotCompacted",
     "OpenAIChat",
+    "OpenAIEmbedder",
     "Output",
     "OutputRepair",
     "OutputSchema",

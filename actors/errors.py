@@ -11,6 +11,7 @@ CallboardError                      callboard.store.errors draws the whole tree
 ├─ UnknownSession                   no such session, or it was deleted
 ├─ SessionExists                    there is a session of this id already
 ├─ TooLarge                         also a ValueError: the session's metadata, or its edits, would be more than fits
+├─ EmbedderMismatch                 also a ValueError: its vectors do not go with those of a memory
 ├─ NotCompacted                     no summary could be made, or history changed under it; it is as it was
 ├─ StaleTurn                        the turn is over: what came late was refused
 ├─ ApprovalRequired                 the run waits, stored, until somebody approves or denies its calls
@@ -40,6 +41,7 @@ __all__ = [
     "BudgetExceeded",
     "Busy",
     "ContextOverflow",
+    "EmbedderMismatch",
     "InvalidTransition",
     "KeyReused",
     "ModelError",
@@ -119,6 +121,11 @@ class SessionExists(CallboardError):
 class TooLarge(CallboardError, ValueError):
     """With this change the session's metadata, or what edits left of its history, would be larger than fits. Nothing
     was changed."""
+
+
+class EmbedderMismatch(CallboardError, ValueError):
+    """Vectors that an embedder gave cannot be compared with each other, or with those of the memory, which another
+    embedder made. Nothing was stored."""
 
 
 class NotCompacted(CallboardError):

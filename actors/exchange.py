@@ -32,7 +32,7 @@ from .wire_answer import AnswerJoiner, ServerErrorInAnswer, UnusableAnswer
 from .wire_errors import ServerError, error_of_status, error_of_transport, parse_error, request_id_of
 from .wire_request import encode_request
 
-__all__ = ["Exchange", "Server"]
+__all__ = ["BODY_BYTES_MAX", "ERROR_BYTES_MAX", "Exchange", "Server", "read_all"]
 
 GRACE_S = 5.0
 """After the finish_reason: for the usage and the stream's end. Servers send both within milliseconds or never."""
@@ -225,7 +225,7 @@ class Exchange:
             self._note_progress()
 
     async def _read_body(self, response: UpstreamResponse) -> None:
-        body = await _read_all(response, BODY_BYTES_MAX)
+        body = await read_all(response, BODY_BYTES_MAX)
         if body is None:
             raise self._bad_response(f"a body of more than {BODY_BYTES_MAX} bytes")
         kind = response.get("content-type") or "no content type"
@@ -277,7 +277,7 @@ class Exchange:
 
     async def _refusal(self, response: UpstreamResponse) -> ModelError:
         try:
-            body = await _read_all(response, ERROR_BYTES_MAX)
+            body = await read_all(response, ERROR_BYTES_MAX)
         except (httpx.HTTPError, httpx.StreamError):
             body = None  # the status says enough
         error = parse_error(body) if body else ServerError()
@@ -302,7 +302,7 @@ class Exchange:
         yield from sorted(said | escaped, key=len, reverse=True)
 
 
-async def _read_all(response: UpstreamResponse, bytes_max: int) -> bytes | None:
+async def read_all(response: UpstreamResponse, bytes_max: int) -> bytes | None:
     """All of the body, or None where it is more than `bytes_max`."""
     pieces: list[bytes] = []
     size_bytes = 0

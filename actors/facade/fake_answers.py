@@ -7,6 +7,8 @@
 Source: OpenAI API reference, chat completions; FACTS.md, "Faults", for the list of what can go wrong.
 """
 
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,6 +27,7 @@ __all__ = [
     "answer",
     "completion",
     "echo",
+    "embeddings",
     "fault",
     "refuse",
     "stream_events",
@@ -38,6 +41,9 @@ UPSTREAM_ERROR: dict[str, dict[str, str | int]] = {
     "error": {"message": "the upstream's engine has failed", "type": "server_error", "code": 500}
 }
 """What the fault "error_in_stream" says."""
+
+EMBEDDING_DIMENSIONS = 256
+"""Of a vector, unless the request says otherwise: few enough to be quick, so many that two words seldom meet in one."""
 
 Body: TypeAlias = dict[str, Any]
 """A request's JSON, decoded."""
@@ -234,6 +240,23 @@ def echo(body: Body) -> UpstreamAnswer:
         if message.get("role") == "user":
             return UpstreamAnswer(text=f"echo: {_text(message.get('content'))}")
     return UpstreamAnswer(text="echo:")
+
+
+def embeddings(body: Body) -> UpstreamAnswer:
+    """Vectors for the texts of an embeddings request. Deterministic: texts are near each other that share words."""
+    given = body.get("input")
+    texts: list[Any] = [given] if isinstance(given, str) else given or []
+    vectors = [_vector(str(text), int(body.get("dimensions") or EMBEDDING_DIMENSIONS)) for text in texts]
+    data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+    return UpstreamAnswer(body=to_json({"object": "list", "model": body.get("model"), "data": data}))
+
+
+def _vector(text: str, dimensions: int) -> list[float]:
+    """How many words fall into each dimension, by a hash; and a little of the first, so that none is without length."""
+    vector = [0.01] + [0.0] * (dimensions - 1)
+    for word in re.findall(r"\w+", text.casefold()):
+        vector[zlib.crc32(word.encode()) % dimensions] += 1.0
+    return vector
 
 
 def _messages(body: Body) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
     python -m callboard.fake_upstream --port 0        prints its URL, serves until stdin ends or it is killed
 
-It speaks chat completions (whole and streamed), /v1/models and /statistics. The HTTP is written out here by hand,
-because a test of faults must be able to send any bytes, cut them anywhere and reset the connection; and because a
-benchmark must measure callboard and not the server.
+It speaks chat completions (whole and streamed), embeddings, /v1/models and /statistics. The HTTP is written out here
+by hand, because a test of faults must be able to send any bytes, cut them anywhere and reset the connection; and
+because a benchmark must measure callboard and not the server.
 
 Source: OpenAI API reference, chat completions; RFC 9112; FACTS.md, "Faults", for the list of them.
 """
@@ -35,6 +35,7 @@ from .fake_answers import (
     answer,
     completion,
     echo,
+    embeddings,
     refuse,
     stream_events,
     to_json,
@@ -78,6 +79,7 @@ class FakeUpstream:
     ) -> None:
         self._function = script if callable(script) else None
         self._queue = deque[ScriptStep](() if callable(script) else script)
+        self._embedding_queue = deque[UpstreamAnswer]()
         self._port = port
         self._keep_requests = keep_requests
         self._group_by = group_by or _user
@@ -100,6 +102,10 @@ class FakeUpstream:
     def queue(self, *steps: ScriptStep) -> None:
         """Add answers to the end of the script; they go before a function."""
         self._queue.extend(steps)
+
+    def queue_embeddings(self, *steps: UpstreamAnswer) -> None:
+        """Answer the next embeddings requests with these (`refuse`, `fault`), and later ones with vectors by words."""
+        self._embedding_queue.extend(steps)
 
     async def __aenter__(self) -> Self:
         listener = socket.socket()
@@ -152,7 +158,8 @@ class FakeUpstream:
 
     async def _answer(self, wire: "_Wire", target: str, headers: dict[str, str], data: bytes) -> bool:
         """Answer one request; returns whether the connection stays open."""
-        if not target.partition("?")[0].endswith("/chat/completions"):
+        path = target.partition("?")[0]
+        if not path.endswith(("/chat/completions", "/embeddings")):
             await wire.send(self._other(target))
             return True
         try:
@@ -162,7 +169,7 @@ class FakeUpstream:
             return True
         group = self._begin(target, headers, body)
         try:
-            step = self._step(body)
+            step = self._step(body) if path.endswith("/chat/completions") else self._embedding_step(body)
             if step.delay_s:
                 await anyio.sleep(step.delay_s)
             return await _send_answer(wire, step, body)
@@ -190,6 +197,9 @@ class FakeUpstream:
         except Exception as error:  # noqa: BLE001 - a user's script: whoever asked is told, the server goes on
             return refuse(500, f"the script of FakeUpstream raised {type(error).__name__}: {error}")
         return answer(step) if isinstance(step, str) else step
+
+    def _embedding_step(self, body: Body) -> UpstreamAnswer:
+        return self._embedding_queue.popleft() if self._embedding_queue else embeddings(body)
 
     def _other(self, target: str) -> bytes:
         if target.endswith("/models"):
