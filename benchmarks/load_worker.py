@@ -84,7 +84,14 @@ class Users:
         self._plan = plan
         self._runtime = runtime
         self._chance = random.Random()
-        model = OpenAIChat(base_url=url, model="fake", progress_timeout_s=2.0 if plan.fault_share else 60.0)
+        # Where answers hang, patience is short: a 429 leaves few slots, and what hangs would hold them all.
+        impatient = plan.fault_share > 0
+        model = OpenAIChat(
+            base_url=url,
+            model="fake",
+            progress_timeout_s=2.0 if impatient else 60.0,
+            timeout_s=5.0 + 2 * plan.server_s if impatient else 60.0 + 2 * plan.server_s,
+        )
         policy = RunPolicy(attempts_max=5, backoff=Backoff(first_s=0.05, max_s=1.0), timeout_s=60.0)
         self._agents = [
             Agent(
