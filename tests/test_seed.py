@@ -7,7 +7,7 @@ over HTTP, tests/databases/test_session_storage.py on database servers.
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from callboard import (
     Delta,
     InstructionContext,
     InvalidTransition,
+    Memory,
     Message,
     Runtime,
     Session,
@@ -325,6 +326,37 @@ def test_s10_session_per_call(play: Play) -> None:
 
         assert reply.session_id == "other"
         assert (await own.message_count(), await other.message_count()) == (0, 2)
+
+    play(program)
+
+
+class ByTopic:
+    """Means two things: brakes, by whatever word, and all else."""
+
+    name = "by-topic"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        await anyio.lowlevel.checkpoint()
+        brakes = [any(word in text for word in ("brake", "stop")) for text in texts]
+        return [[1.0, 0.0] if each else [0.0, 1.0] for each in brakes]
+
+
+def test_s11_memory(play: Play) -> None:
+    async def program(runtime: Runtime) -> None:
+        session = Session(runtime, "monday", owner="ann")
+        await session.add_messages(
+            [{"role": "user", "content": "My brake squeaks"}, {"role": "assistant", "content": "Invoice 88 is paid"}]
+        )
+        memory = Memory(runtime, embedder=ByTopic())
+        remembered = await memory.remember(session)
+        by_meaning = await memory.search("it does not stop", limit=1, mode="semantic")
+        by_text = await Memory(runtime).search("invoice", limit=1, mode="text")
+        context = await memory.context("it does not stop", owner="ann", max_tokens=200)
+
+        assert remembered == 2
+        assert [hit.text for hit in by_meaning] == ["My brake squeaks"]
+        assert [hit.text for hit in by_text] == ["Invoice 88 is paid"]
+        assert "My brake squeaks" in context
 
     play(program)
 
