@@ -420,7 +420,11 @@ class Agent(Generic[OutputT]):
         key: str | None = None,
         spending: Spending | None = None,
         keep_input: bool = False,
+        **unknown: object,
     ) -> StartRun:
+        if unknown:
+            there = ", ".join(["output", *ChatOptions.__annotations__])
+            raise TypeError(f"a chat has no option {next(iter(unknown))!r}; it has {there}")
         session, run_id = self._checked_session(session), new_id("run", time.time_ns() // 1_000_000)
         said = tuple(as_input(messages, in_session=session is not None))
         if key is not None and session is None:

@@ -27,6 +27,8 @@ def as_input(messages: ChatInput, *, in_session: bool) -> list[Message]:
         messages = Message(role="user", content=messages)
     if isinstance(messages, Message | Mapping):
         return [as_message(cast("object", messages))]
+    if not isinstance(messages, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+        raise TypeError(f"an agent is asked with a text, a message or a list of messages, not {messages!r}")
     checked = as_messages(messages)
     if not checked:
         raise ValueError("there is nothing to answer: pass a text or at least one message")

@@ -127,7 +127,9 @@ class HandMadeTurn:
         self._held.end()
         late = self._scope.cancelled_caught
         cut_off = isinstance(error, anyio.get_cancelled_exc_class())
-        reason = f"it took longer than its {self._timeout_s:g} s" if late else reason_of(error) if error else ""
+        reason = reason_of(error) if error is not None else ""
+        if cut_off:
+            reason = f"it took longer than its {self._timeout_s:g} s" if late else "its block was cancelled"
         with anyio.CancelScope(shield=True):
             if error is None:
                 await self._close("completed", None, self._added)

@@ -63,7 +63,8 @@ class LmdbStore:
             the last second or, as LMDB promises nothing here, the whole file; keep copies.
         map_size_bytes: address space to begin with, not disk space; doubled whenever it is used up.
         log_bytes_max: where the log is moved into rows. Opening replays at most about twice as much, some 10 ms a
-            megabyte, and as much is held in memory; a larger log writes less, as more turns of a session meet in it.
+            megabyte, and as much is held in memory; what processes that were killed have left beyond that is moved at
+            once, which takes several times as long. A larger log writes less, as more turns of a session meet in it.
         readonly: read only, also while another process writes.
 
     Raises:
@@ -117,6 +118,16 @@ class LmdbStore:
         if damaged and not self._readonly:
             with self._writing:
                 self._environment.write(partial(set_aside, damaged))
+        if not self._readonly and self._log.size_bytes > 2 * self._log_bytes_max:
+            self._catch_up_rounds()
+
+    def _catch_up_rounds(self) -> None:
+        """Empty a log that is longer than one that a round keeps short: processes were killed in rounds, time and again,
+        and each round begins anew. Now, or it would go on growing."""
+        try:
+            self.checkpoint()
+        except StoreError as error:
+            _log.warning("opened with %d bytes in the log, as they cannot be moved: %s", self._log.size_bytes, error)
 
     @property
     def inline(self) -> bool:

@@ -105,7 +105,9 @@ class StoredRows:
     ) -> None:
         """Writes that all belong to one chunk, or before all chunks."""
         rows: dict[bytes, bytes | LargeValue] = {}
-        if chunk is not None and _stands_alone(chunk[1], writes):
+        prefix = keys.row_prefix(self._number, table)
+        # One that begins with the first of these keys would be overwritten, whatever its damaged bytes say of its end.
+        if chunk is not None and chunk[0] != prefix + writes[0][0] and _stands_alone(chunk[1], writes):
             chunk = None
         elif chunk is not None:
             rows = dict(self._rows_of(table, *chunk))
@@ -117,7 +119,6 @@ class StoredRows:
                 rows[key] = self._keep(value) if len(value) > BLOB_BYTES_MIN else value
             if type(before) is LargeValue:
                 self._count_reference(before, -1)
-        prefix = keys.row_prefix(self._number, table)
         made = encode_chunks(sorted(rows.items()))
         if chunk is not None and (not made or prefix + made[0][0] != chunk[0]):
             self._txn.delete(chunk[0])

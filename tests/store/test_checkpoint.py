@@ -1,5 +1,6 @@
 """Rounds of checkpoints: how much of one each commit does, and that the log is bounded and never in the way."""
 
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -195,3 +196,21 @@ def test_a_busy_stream_that_is_read_all_the_time_is_not_held_whole_in_memory() -
         assert len(stream.tables()[Table.MESSAGE]) <= 3 * 20 + 10
         if len(stream.batches) >= 20:
             stream.drop(10)
+
+
+def test_the_log_is_bounded_however_often_processes_are_killed_in_the_middle_of_a_round(tmp_path: Path) -> None:
+    directory, most = tmp_path / "life 0", 0
+    for life in range(1, 15):
+        store = LmdbStore(directory, durability="async", log_bytes_max=LOG_BYTES_MAX)
+        most = max(most, store.statistics().log_bytes)
+        for turn in range(20 if most > LOG_BYTES_MAX else 100):
+            store.commit([a_turn(f"{life} {turn}", 0)])
+        directory = tmp_path / f"life {life}"
+        directory.mkdir()
+        shutil.copy(tmp_path / f"life {life - 1}" / "data.mdb", directory)  # as a kill leaves it
+        store.close()
+
+    store = LmdbStore(directory, durability="async")
+    assert store.statistics().streams > 300
+    store.close()
+    assert LOG_BYTES_MAX < most <= 2 * LOG_BYTES_MAX
