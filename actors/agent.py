@@ -243,7 +243,7 @@ class Agent(Generic[OutputT]):
 
         Args:
             messages, options: as with `chat`; the agent needs a session. With a key that is known, the submission is of
-                the run that has it.
+                the run that has it. One that its session gives no turn (it is Busy, say) ends as cancelled.
 
         Raises:
             Rejected, Failed: it is not stored. Unknown: it may be; submit it again with the same key.

@@ -329,10 +329,12 @@ class AgentActor(Actor):
             if live.ticket is not None:
                 live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
             self._present_spec().listeners.close(tag.run_id)
-        if granted or isinstance(signal.error, Unknown):
-            # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it.
-            given_up = CancelTurn(tag.run_id, "the agent gave the run up", tag.status_if_given_up)
-            self._end_turn(tag.session_id, given_up, context)
+        submitted = live is not None and live.submitted
+        if granted or submitted or isinstance(signal.error, Unknown):
+            # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it; or
+            # stored, and refused a turn.
+            reason = str(signal.error) if submitted else "the agent gave the run up"
+            self._end_turn(tag.session_id, CancelTurn(tag.run_id, reason, tag.status_if_given_up), context)
 
     def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:
         """A submitted run is stored, or another has its key, or it was refused."""

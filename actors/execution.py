@@ -201,6 +201,7 @@ class Execution:
                 raise
             except Exception as error:  # noqa: BLE001 - the run's guard: a tool's or a model's crash must end the turn
                 failure, reason = error, failure_reason(error)
+                self.wishes.said.clear()  # what was shown is void
             delay_s = None if self.wishes.last_attempt else self.attempts.failed(failure)
             if delay_s is None:
                 raise RunFailed(self.run_id, reason) from failure

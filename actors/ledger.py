@@ -164,9 +164,10 @@ class Ledger:
         return record
 
     def hear(self, run_id: str, said: tuple[Message, ...]) -> None:
-        """The run took this in; stored with its end, and until then in its journal."""
+        """The run took this in, as its journal says; the record is for a later `retry`."""
         record = self.runs[run_id]
-        self.runs[run_id] = replace(record, heard=(*record.heard, *said))
+        self.runs[run_id] = record = replace(record, heard=(*record.heard, *said))
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
 
     def accept_run(self, record: RunRecord, *, at_ms: int) -> None:
         """A run is stored before it has a turn: it was submitted."""
@@ -239,6 +240,8 @@ class Ledger:
             elif said and record.retry_of and not partial:
                 self._input_stands(record, stored[0].seq)
         elif end.status != "completed":
+            if end.status != "interrupted":  # one that goes on has it in its journal
+                record = replace(record, input=(*record.input, *record.heard), heard=())
             record, stored = self._keep_input(record, at_ms=at_ms)
         self._end_run(record, end, at_ms=at_ms)
         self._change(at_ms, open_turn=None)

@@ -76,7 +76,8 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
         pending: the tool calls that it waits to have approved; `agent.resume` goes on with it.
         journal: the number of the turn in which it began, where it went on in a later one; else 0.
         finish_reason: the server's word for why its last answer ended, or "".
-        heard: the input that it took in while it ran (`overlap="steer"`).
+        heard: the input that it took in while it ran (`overlap="steer"`); part of `input` where it ended without an
+            answer.
         joined: the run into which its input was merged or taken, which answers it; else "".
         keep_input: True where its input stands in history also without an answer.
         input_seq: place of its input's first message in history, where that stands there before the run has written

@@ -224,8 +224,8 @@ class Session(SessionHistory, SessionViews):
                 further model call follows; "after_turn" waits until it has ended by itself, and only keeps a failed
                 attempt from being repeated. One that is queued never begins, whatever this says.
             keep_partial: history keeps what it has written so far: the input, whole steps, results in the place of tool
-                calls that were cut off, and of a streamed answer what was heard, marked `interrupted`. Else history
-                is as before the turn.
+                calls that were cut off, and of a streamed answer what was heard, marked `interrupted`. Else, and of a
+                run that waits for an approval, which has no turn, history is as before.
 
         Raises:
             UnknownRun: there is none of this id.

@@ -104,13 +104,16 @@ class SessionActor(EditableSession, StoppableSession, CompactedSession, TracedSe
     @handles(DeleteSession)
     def delete(self, _message: DeleteSession, context: Context) -> bool:
         """Drop it all. Turns that wait fail; one that runs is refused from now on, and its agent is told to stop."""
-        if self.ledger.head is None:
-            return False
         for entry in (*self.turns.clear(), *self.quiet.clear()):
             assert entry.payload is not None
             entry.payload.ticket.fail(
                 UnknownSession(f"session {self.id.key!r} was deleted while this waited for its turn")
             )
+        if self.ledger.head is None:  # nothing is stored; what was held back has never been here
+            self.ledger.runs.clear()
+            self.fail_waits()
+            self.outcomes.clear()
+            return False
         running = self.turns.running
         if running is not None and running.entry.payload is not None and running.entry.payload.sender is not None:
             context.tell(running.entry.payload.sender, TurnRevoked(running.entry.run_id, self.id.key))

@@ -87,7 +87,7 @@ class TurnSession(WaitedSession, WindowedSession):
         waiting = Waiting(context.defer(), message, context.sender)
         found = self._repeated(message.key, run.id, at_ms=context.wall_ms()) if message.key is not None else None
         if found is not None:
-            self.join(message, waiting, found, "joined", context)
+            self.join(message, waiting, found, how="joined", context=context)
             return waiting.ticket
         entry = Entry[Waiting | None](run.id, waiting, message.overlap, _group(waiting))
         if message.overlap == "debounce":
@@ -316,7 +316,7 @@ class TurnSession(WaitedSession, WindowedSession):
         self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
         if begin.key is not None:
             self._remember(begin.key, run_id, at_ms=at_ms)
-        self.join(begin, entry.payload, self.ledger.runs[run_id], how, context)
+        self.join(begin, entry.payload, self.ledger.runs[run_id], how=how, context=context)
 
     def _repeated(self, key: Key, run_id: str, *, at_ms: int) -> RunRecord | None:
         """The run that has this key already, and is the answer or may go on. KeyReused where it was asked another

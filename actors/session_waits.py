@@ -83,7 +83,9 @@ class WaitedSession(ReadableSession):
         """How many wait for the run beside its own caller."""
         return len(self._followers.get(run_id, ()))
 
-    def join(self, begin: BeginTurn, waiting: Waiting, record: RunRecord, how: DeliveredAs, context: Context) -> None:
+    def join(
+        self, begin: BeginTurn, waiting: Waiting, record: RunRecord, *, how: DeliveredAs, context: Context
+    ) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
         if not self._has_outcome(record):
             self._add_follower(record.id, begin.run.id, context)

@@ -42,8 +42,11 @@ class Submission(Generic[OutputT]):
         return cast("Reply[OutputT]", reply_of(outcome, self._spec.output))
 
     async def record(self) -> RunRecord:
-        """All that is known of the run now."""
-        return await self._session.ask(ReadRun(self.run_id))
+        """All that is known now of the run, or of the one that its input was merged or taken into."""
+        record = await self._session.ask(ReadRun(self.run_id))
+        while record.joined:
+            record = await self._session.ask(ReadRun(record.joined))
+        return record
 
     async def status(self) -> RunStatus:
         """queued, running, waiting, completed, failed, cancelled, interrupted."""

@@ -20,6 +20,7 @@ from callboard import (
     Runtime,
     Session,
     ToolCall,
+    UnknownSession,
     tool,
 )
 from callboard.actors.outcomes import OUTCOMES_KEPT_MS
@@ -381,29 +382,6 @@ def test_so_many_inputs_may_be_held_and_no_more(run: Run) -> None:
     run(body)
 
 
-def test_a_retry_of_a_run_that_was_steered_asks_both_again(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            agent = agent_on(runtime, ScriptedModel(["thinking", BadRequest("no"), "at last"], delay_s=1.0))
-            failures: list[RunFailed] = []
-
-            async def chat(text: str) -> None:
-                with pytest.raises(RunFailed) as caught:
-                    await agent.chat(text, overlap="steer")
-                failures.append(caught.value)
-
-            async with anyio.create_task_group() as tasks:
-                for text in ("one", "two"):
-                    tasks.start_soon(chat, text)
-                    await anyio.sleep(0.1)
-
-            assert failures[0].run_id == failures[1].run_id
-            reply = await agent.retry(failures[0].run_id)
-            assert [message.text for message in reply.messages] == ["one", "two", "at last"]
-
-    run(body)
-
-
 def test_who_joins_a_run_that_its_last_caller_has_just_left_begins_anew_and_hears_it(run: Run) -> None:
     async def body() -> None:
         @tool
@@ -434,5 +412,50 @@ def test_who_joins_a_run_that_its_last_caller_has_just_left_begins_anew_and_hear
 
             assert heard == ["one", " two"]
             assert len(runtime.feeds) == 0
+
+    run(body)
+
+
+@pytest.mark.parametrize("keep_input", [True, False])
+def test_what_a_run_took_in_is_kept_and_retried_with_its_input(run: Run, keep_input: bool) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime, ScriptedModel(["thinking", BadRequest("no"), "at last"], delay_s=1.0))
+            failures: list[RunFailed] = []
+
+            async def chat(text: str) -> None:
+                with pytest.raises(RunFailed) as caught:
+                    await agent.chat(text, overlap="steer", keep_input=keep_input)
+                failures.append(caught.value)
+
+            async with anyio.create_task_group() as tasks:
+                for text in ("one", "two"):
+                    tasks.start_soon(chat, text)
+                    await anyio.sleep(0.1)
+
+            session = Session(runtime, "s")
+            assert [message.text for message in await session.messages()] == (["one", "two"] if keep_input else [])
+            await agent.retry(failures[0].run_id)
+            assert [message.text for message in await session.messages()] == ["one", "two", "at last"]
+
+    run(body)
+
+
+def test_a_session_that_is_deleted_before_it_exists_answers_nothing_that_was_held(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent, session = agent_on(runtime), Session(runtime, "s")
+
+            async def chat() -> None:
+                with pytest.raises(UnknownSession):
+                    await agent.chat("hello", overlap="debounce")
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(chat)
+                await anyio.sleep(0.1)
+                assert not await session.delete()
+
+            await anyio.sleep(5.0)
+            assert await session.messages() == []
 
     run(body)

@@ -180,6 +180,38 @@ def test_a_submission_fails_as_its_run_does(run: Run) -> None:
     run(body)
 
 
+def test_a_submission_that_gets_no_turn_ends(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            await agent.submit("runs")
+            refused = await agent.submit("refused", overlap="reject", key="k")
+
+            with pytest.raises(RunFailed, match="is busy with run"):
+                await refused.wait()
+            assert await refused.status() == "cancelled"
+            assert (await agent.chat("refused", key="k")).text == "echo: refused"
+
+    run(body)
+
+
+def test_a_submission_whose_input_was_taken_into_another_run_is_what_that_is(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            first = await agent.submit("first")
+            merged = [await agent.submit(text, overlap="merge") for text in ("second", "third")]
+            steered = await agent.submit("and also", overlap="steer")
+
+            replies = [await each.wait() for each in (first, *merged, steered)]
+
+            assert [await each.status() for each in (first, *merged, steered)] == ["completed"] * 4
+            assert replies[0] == replies[3]
+            assert replies[1] == replies[2]
+
+    run(body)
+
+
 def test_a_tool_may_submit_to_the_session_that_it_works_in(run: Run) -> None:
     async def body() -> None:
         submissions: list[Submission[Any]] = []
@@ -229,7 +261,7 @@ async def stopped(runtime: Runtime, at_s: float, **how: Any) -> list[str]:
     ],
 )
 def test_a_run_is_stopped_as_it_is_wished(
-    run: Run, how: dict[str, Any], at_s: float, left: list[str], status: str, ends_s: float
+    run: Run, *, how: dict[str, Any], at_s: float, left: list[str], status: str, ends_s: float
 ) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
