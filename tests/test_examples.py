@@ -304,6 +304,12 @@ FIRST_LINES: dict[str, list[str]] = {
         "    custom read history ok {'rows': 4}",
         "answered for the first time",
     ],
+    "memory": [
+        "remembered: 2",
+        "again: 0",
+        "found: My scooter's brake squeaks when it rains",
+        "echo: Is anything wrong with the brake?",
+    ],
     "turns": [
         "'A table for two,' was queued",
         "'by the window.' was queued",

@@ -1,6 +1,7 @@
 """Memory by its public face: what is stored once, stays, is found, and is refused."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +12,9 @@ from callboard import CallboardError, EmbedderMismatch, Memory, MemorySource, Ru
 from callboard.actors import memory_actor
 from callboard.actors.ids import new_id
 from callboard.actors.memory_shelf import REBUILD_LEAST
+from callboard.actors.session_check import check_sessions
+from callboard.actors.transfer import check_export, export_store, import_store
+from callboard.store import Batch, LmdbStore, MemoryStore, Row, Table
 from callboard.testing import crash_next, fail_commit
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
@@ -384,3 +388,66 @@ def test_ids_sort_by_time_so_that_the_latest_of_equals_comes_first(run: Run) -> 
             assert new_id("mem", 0) < ids[0]
 
     run(body)
+
+
+def test_an_export_has_memories_as_records_and_brings_them_back_byte_for_byte(
+    tmp_path: Path, run_in_real_time: Run
+) -> None:
+    async def body() -> None:
+        async with Runtime(tmp_path / "s.lmdb") as runtime:
+            session, memory = Session(runtime, "s"), Memory(runtime, embedder=WordEmbedder())
+            await session.add_message("user", "tea")
+            await memory.remember(session)
+            await memory.add("coffee", metadata={"a": [1.5, None]}, owner="ann")
+            before = await memory.search("tea coffee")
+        with closing(LmdbStore(tmp_path / "s.lmdb")) as store:
+            lines = list(export_store(store))
+        copy = MemoryStore()
+        check_export(lines)
+        import_store(copy, lines)
+        async with Runtime.on(lambda: copy) as runtime:
+            session, memory = Session(runtime, "s"), Memory(runtime, embedder=WordEmbedder())
+
+            assert await memory.search("tea coffee") == before
+            assert await memory.remember(session) == 0
+            assert list(check_sessions(copy)) == []
+        told = b"".join(lines)
+        assert told.count(b'"table":"memory"') == 3
+        assert (told.count(b'"memory","id":"mem_'), told.count(b'"type":"remembered"')) == (2, 1)
+        assert b'"raw"' not in told
+
+    run_in_real_time(body)
+
+
+def test_a_row_that_cannot_be_read_is_left_out_and_noted(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with Runtime(tmp_path / "s.lmdb") as runtime:
+            kept, broken = [await Memory(runtime).add("tea") for _ in range(2)]
+        with closing(LmdbStore(tmp_path / "s.lmdb")) as store:
+            head = store.load("memory:default")
+            assert head is not None
+            row = Row(Table.MEMORY, broken.encode(), b"\x01\xc1")
+            assert store.commit([Batch("memory:default", head.epoch, head.version, rows=(row,))]) == [None]
+        async with Runtime(tmp_path / "s.lmdb") as runtime:
+            found = [hit.id for hit in await Memory(runtime).search("tea")]
+
+            assert found == [kept]
+            assert [damage.where for damage in runtime.store.damage.list()] == [
+                f"memory {broken.encode()!r} of 'memory:default'"
+            ]
+
+    run_in_real_time(body)
+
+
+def test_in_a_sealed_store_nothing_that_is_remembered_can_be_read(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        for _ in range(2):
+            async with Runtime(tmp_path / "s.lmdb", master_key=b"k" * 32) as runtime:
+                await Memory(runtime).add("marmalade")
+                assert len(await Memory(runtime).search("marmalade")) == await Memory(runtime).count()
+        files = b"".join(path.read_bytes() for path in (tmp_path / "s.lmdb").rglob("*") if path.is_file())
+
+        assert files
+        assert b"marmalade" not in files
+
+    run_in_real_time(body)

@@ -16,8 +16,10 @@ from callboard import (
     Delta,
     InstructionContext,
     InvalidTransition,
+    Memory,
     Message,
     OpenAIChat,
+    OpenAIEmbedder,
     Price,
     Prices,
     RunFailed,
@@ -378,6 +380,30 @@ def test_s10_session_of_a_call_goes_before_the_agents_own(tmp_path: Path, run_in
             assert sent(upstream) == [("user", "there")]
             assert [message.text for message in await own.messages()] == ["here", "echo: here"]
             assert [message.text for message in await other.messages()] == ["there", "echo: there"]
+
+    run_in_real_time(body)
+
+
+def test_s11_what_was_said_in_one_session_is_known_in_another(tmp_path: Path, run_in_real_time: Run) -> None:
+    async def body() -> None:
+        async with FakeUpstream() as upstream:
+            embedder = OpenAIEmbedder(base_url=upstream.url, api_key="none", model="fake")
+            async with Runtime(tmp_path / "support.lmdb") as runtime:
+                monday = Session(runtime, "monday", owner="ann")
+                await Agent("Agent", model=model_at(upstream), session=monday).chat("My scooter's brake squeaks")
+                await Memory(runtime, embedder=embedder).add("Ann has the gold plan", owner="ann")
+                assert await Memory(runtime, embedder=embedder).remember(monday) == 2
+            async with Runtime(tmp_path / "support.lmdb") as runtime:
+                memory = Memory(runtime, embedder=embedder)
+                known = await memory.context("Which plan has Ann?", owner="ann", limit=1)
+                agent = Agent("Agent", instructions=f"You know:\n{known}", model=model_at(upstream), runtime=runtime)
+                await agent.chat("Which plan?", session=Session(runtime, "friday", owner="ann"))
+
+                assert sent(upstream) == [("system", "You know:\n- Ann has the gold plan"), ("user", "Which plan?")]
+                hits = await memory.search("squeaks", mode="text")
+                assert [hit.source and hit.source.seq for hit in hits] == [1, 2]
+                assert (await memory.search("a brake", mode="semantic", limit=1))[0].text.endswith("brake squeaks")
+                assert await memory.search("squeaks", owner="bob") == []
 
     run_in_real_time(body)
 
