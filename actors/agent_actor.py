@@ -286,9 +286,7 @@ class AgentActor(Actor):
             self._stop(live, CALLER_WENT_AWAY, context)
         elif live.request.session_id is not None:
             del self.live[message.run_id]
-            self._end_turn(
-                live.request.session_id, CancelTurn(message.run_id, CALLER_WENT_AWAY), context
-            )
+            self._end_turn(live.request.session_id, CancelTurn(message.run_id, CALLER_WENT_AWAY), context)
 
     @handles(Delivery)
     def delivery(self, message: Delivery, _context: Context) -> None:

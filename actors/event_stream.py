@@ -45,7 +45,7 @@ class EventStream:
         self._pulled = 0  # the number through which the page, and those before it, have all
         self._burst = 0
         self._ended = False
-        self.number = 0 if after is None else after
+        self.number: int = 0 if after is None else after
 
     async def __aenter__(self) -> Self:
         await self._join()

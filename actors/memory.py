@@ -74,7 +74,7 @@ class Memory:
     def __init__(self, runtime: Runtime, name: str = "default", *, embedder: Embedder | None = None) -> None:
         if not isinstance(runtime, Runtime):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
             raise TypeError(f"a memory is kept by a runtime: Memory(runtime), not Memory({runtime!r})")
-        self.name = check_agent_name(name, what="memory name")
+        self.name: str = check_agent_name(name, what="memory name")
         self._runtime = runtime
         self._embedder = embedder
         self._ref = runtime.actor(MEMORY_KIND, self.name)

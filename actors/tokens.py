@@ -142,7 +142,7 @@ class TiktokenCounter:
 
     def __init__(self, encoding: Any, *, exact: bool = True) -> None:
         self._encoding = encoding
-        self.name = f"tiktoken/{encoding.name}"
+        self.name: str = f"tiktoken/{encoding.name}"
         self.exact = exact
 
     def __repr__(self) -> str:

@@ -122,8 +122,8 @@ class LmdbStore:
             self._catch_up_rounds()
 
     def _catch_up_rounds(self) -> None:
-        """Empty a log that is longer than one that a round keeps short: processes were killed in rounds, time and again,
-        and each round begins anew. Now, or it would go on growing."""
+        """Empty a log that has outgrown its rounds: each begins anew where a process was killed in the middle, so after
+        many kills the log would only grow."""
         try:
             self.checkpoint()
         except StoreError as error:

@@ -101,15 +101,12 @@ class Connections:
             "tcp_keepalives_count": "2",
         }
         self._answer_timeout_s = timeout_s + GRACE_S
-        self._conninfo = conninfo.make_conninfo(
-            "",
-            **{
-                "application_name": f"callboard {os.getpid()}@{socket.gethostname()}"[:63],
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "tcp_user_timeout": int(self._answer_timeout_s * 1000),
-            }
-            | given,
-        )
+        ours: dict[str, Any] = {
+            "application_name": f"callboard {os.getpid()}@{socket.gethostname()}"[:63],
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "tcp_user_timeout": int(self._answer_timeout_s * 1000),
+        }
+        self._conninfo = conninfo.make_conninfo("", **ours | given)
         host, port, name = given.get("host", "local"), given.get("port", 5432), given.get("dbname", given.get("user"))
         self.location: str = f"postgresql://{host}:{port}/{name or ''}?schema={schema}"
         self._lock = Lock()
