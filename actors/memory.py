@@ -163,7 +163,7 @@ class Memory:
             TypeError, ValueError: an argument is no good, or there is no embedder for this mode.
             EmbedderMismatch, ModelError: as `add`.
 
-        Cost: by words some 0.5 us for each memory that has one of them; by meaning 0.5 us a memory with numpy (extra
+        Cost: by words some 1 us for each memory that has one of them; by meaning 0.5 us a memory with numpy (extra
             `memory`) and 60 us without, with 1 536 dimensions; in a worker thread.
         """
         limit = check_count(limit, what="limit", maximum=LIMIT_MAX)

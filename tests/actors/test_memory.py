@@ -8,7 +8,16 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from callboard import CallboardError, EmbedderMismatch, Memory, MemorySource, Runtime, Session, TooLarge
+from callboard import (
+    CallboardError,
+    EmbedderMismatch,
+    Memory,
+    MemorySource,
+    ModelUnavailable,
+    Runtime,
+    Session,
+    TooLarge,
+)
 from callboard.actors import memory_actor
 from callboard.actors.ids import new_id
 from callboard.actors.memory_shelf import REBUILD_LEAST
@@ -117,6 +126,8 @@ def test_all_is_there_after_a_restart_and_what_was_deleted_is_not(tmp_path: Path
             memory = Memory(runtime, "notes", embedder=embedder)
 
             assert await memory.search("tea with milk", owner="ann") == before
+            with pytest.raises(EmbedderMismatch):
+                await Memory(runtime, "notes", embedder=WordEmbedder("others")).add("tea")
             assert [hit.id for hit in await memory.search("coffee", mode="semantic")] == [kept]
             assert await memory.count() == 1
             assert await Memory(runtime, "others").count() == 0
@@ -149,6 +160,31 @@ def test_messages_of_a_session_are_stored_once_however_many_call_and_later_ones_
             (hit,) = await memory.search("149", mode="text")
             assert hit.source == MemorySource("s", 150, "user", "Ann")
             assert await memory.search("hidden", mode="text") == []
+
+    run(body)
+
+
+def test_what_an_embedder_has_failed_at_is_remembered_by_the_next_call(run: Run) -> None:
+    class FailsOnce(WordEmbedder):
+        calls = 0
+
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            self.calls += 1
+            if self.calls == 2:
+                raise ModelUnavailable("gone for a while")
+            return await super().embed(texts)
+
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session, memory = Session(runtime, "s"), Memory(runtime, embedder=FailsOnce())
+            await session.add_messages([{"role": "user", "content": f"text {number}"} for number in range(100)])
+            with pytest.raises(ModelUnavailable):
+                await memory.remember(session)
+
+            assert await memory.count() == 64
+            assert await memory.remember(session) == 36
+            hits = await memory.search("text", limit=1000, mode="text")
+            assert sorted(hit.source.seq for hit in hits if hit.source) == list(range(1, 101))
 
     run(body)
 
