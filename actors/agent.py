@@ -243,10 +243,10 @@ class Agent(Generic[OutputT]):
 
         Args:
             messages, options: as with `chat`; the agent needs a session. With a key that is known, the submission is of
-                the run that has it. One that its session gives no turn (it is Busy, say) ends as cancelled.
+                the run that has it. One that the session cannot give a turn ends as interrupted, and can go on.
 
         Raises:
-            Rejected, Failed: it is not stored. Unknown: it may be; submit it again with the same key.
+            Rejected, Failed: it is not stored; Busy, too. Unknown: it may be; submit it again with the same key.
             KeyReused, TypeError, ValueError: as with `chat`.
         """
         request = self._chat_request(messages, output=None, waits=False, **options)
@@ -366,7 +366,8 @@ class Agent(Generic[OutputT]):
             raise InvalidTransition(run_id, status=record.status, wanted="retried")
         options["session"] = session
         options.setdefault("keep_input", record.keep_input)
-        request = self._chat_request((*record.input, *record.heard) or GO_ON, output=output, **options)
+        said = record.heard if record.input_seq and record.heard else (*record.input, *record.heard)
+        request = self._chat_request(said or GO_ON, output=output, **options)
         return await self._start(replace(request, retry_of=record.retry_of or record.id)).wait()
 
     async def cancel_run(

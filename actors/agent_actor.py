@@ -28,7 +28,7 @@ from ..runtime.signals import Abandoned, Answered, ChildEnded, Tick
 from ..store.errors import CallboardError
 from .agent_requests import Resume, StartRun, SubmitRun
 from .agent_spec import AgentSpec
-from .errors import ApprovalRequired, InvalidTransition, RunFailed, StaleTurn, UnknownSession
+from .errors import ApprovalRequired, Busy, InvalidTransition, RunFailed, StaleTurn, UnknownSession
 from .execution import Execution
 from .model import Model
 from .outcomes import ON_KEY
@@ -146,7 +146,7 @@ class AgentActor(Actor):
         assert start.session_id is not None, "what is submitted is stored in a session"
         ticket = context.defer()
         self.live[start.run_id] = _Live(ticket, start)
-        accept = AcceptRun(self._new_record(start, spec, context), start.key, start.defaults)
+        accept = AcceptRun(self._new_record(start, spec, context), start.key, start.defaults, start.overlap)
         tag = _Accept(start.run_id, start.session_id)
         context.request(ActorId(SESSION_KIND, start.session_id), accept, tag=tag)
         return ticket
@@ -261,7 +261,11 @@ class AgentActor(Actor):
     def stop_run(self, message: StopRun, context: Context) -> None:
         """Somebody wants this run to end: cut it off, or let it know; it closes its turn."""
         live = self.live.get(message.run_id)
-        if live is None or live.execution is None:  # it comes behind the turn that it is about: that is over
+        if live is None or live.execution is None:
+            # It comes behind the turn that it is about: that is over, or was lost in a crash of this actor.
+            assert context.sender is not None
+            cancel = CancelTurn(message.run_id, message.reason, "cancelled")
+            self._end_turn(context.sender.key, cancel, context)
             return
         if live.execution.wishes.stop(message.reason, when=message.when, keep=message.keep):
             context.cancel_child(message.run_id)
@@ -332,7 +336,10 @@ class AgentActor(Actor):
             # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it; or
             # stored, and refused a turn.
             reason = str(signal.error) if submitted else "the agent gave the run up"
-            self._end_turn(tag.session_id, CancelTurn(tag.run_id, reason, tag.status_if_given_up), context)
+            # What was accepted can go on later, unless it was the session's own decision that it shall not.
+            decided = not submitted or isinstance(signal.error, Busy | StaleTurn)
+            status = tag.status_if_given_up if decided else "interrupted"
+            self._end_turn(tag.session_id, CancelTurn(tag.run_id, reason, status), context)
 
     def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:
         """A submitted run is stored, or another has its key, or it was refused."""

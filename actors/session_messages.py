@@ -128,6 +128,7 @@ class AcceptRun(Request[Joined | None], frozen=True):
     run: RunRecord
     key: Key | None
     defaults: SessionDefaults
+    overlap: Overlap
 
     def size_bytes(self) -> int:
         return messages_size_bytes(self.run.input)

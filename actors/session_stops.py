@@ -9,7 +9,7 @@ from ..runtime.signals import Abandoned
 from .errors import StaleTurn
 from .ledger import RunEnd
 from .limits import storable_reason
-from .run_record import advance
+from .run_record import RunStatus, advance
 from .session_messages import (
     BeginTurn,
     CancelRun,
@@ -36,7 +36,7 @@ class StoppableSession(TurnSession):
             self.history.extend(self.ledger.close_turn(end, (), at_ms=context.wall_ms()))
             self.advance_turns(running.number, context)
             return True
-        return self._give_up(message.run_id, message.reason, context)
+        return self._give_up(message.run_id, message.reason, context, status=message.status)
 
     @handles(CancelRun, retryable=True)
     def cancel_run(self, message: CancelRun, context: Context) -> bool | Ticket:
@@ -93,11 +93,11 @@ class StoppableSession(TurnSession):
         self.cancel_turn(CancelTurn(stop.run_id, stop.reason), context)
         return False
 
-    def _give_up(self, entry_id: str, reason: str, context: Context) -> bool:
+    def _give_up(self, entry_id: str, reason: str, context: Context, *, status: RunStatus = "cancelled") -> bool:
         """Take out one that waits for its turn; False where none of this id does."""
         entry = self.withdraw(entry_id)
         if entry is None:
-            return self._give_up_accepted(entry_id, reason, context)
+            return self._give_up_accepted(entry_id, RunEnd(status, reason), context)
         assert entry.payload is not None
         message = entry.payload.message
         if isinstance(message, BeginTurn):  # a run that was to go on is as before
@@ -105,7 +105,7 @@ class StoppableSession(TurnSession):
                 self.outcomes.forget(message.key)
             record = self.ledger.runs.pop(entry_id)
             if self.ledger.head is not None:
-                self.ledger.end_queued(record, RunEnd("cancelled", reason), at_ms=context.wall_ms())
+                self.ledger.end_queued(record, RunEnd(status, reason), at_ms=context.wall_ms())
                 self.stage(context)
             else:  # held back by a session that does not exist yet: nothing is stored of it
                 self.settle_wait(advance(record, "cancelled", at_ms=context.wall_ms(), error=storable_reason(reason)))
@@ -114,11 +114,11 @@ class StoppableSession(TurnSession):
         entry.payload.ticket.fail(StaleTurn(f"{entry_id!r} gave up its place in the queue: {reason}"))
         return True
 
-    def _give_up_accepted(self, run_id: str, reason: str, context: Context) -> bool:
+    def _give_up_accepted(self, run_id: str, end: RunEnd, context: Context) -> bool:
         """End a run that was accepted and has not asked for its turn; False where there is no such run."""
         head = self.ledger.head
         if head is None or run_id not in head.queued_runs:
             return False
-        self.ledger.end_queued(self.ledger.runs[run_id], RunEnd("cancelled", reason), at_ms=context.wall_ms())
+        self.ledger.end_queued(self.ledger.runs[run_id], end, at_ms=context.wall_ms())
         self.stage(context)
         return True

@@ -46,7 +46,7 @@ from .session_messages import (
 from .session_records import SessionHead, Step, copy_metadata
 from .session_waits import WaitedSession, Waiting
 from .session_window import WindowedSession
-from .turns import WAITING_MAX, Entry, Granted, Refused, Turn
+from .turns import OVERLAP_RULES, WAITING_MAX, Entry, Granted, Overlap, Refused, Turn
 
 __all__ = ["TurnSession", "step_id"]
 
@@ -70,6 +70,7 @@ class TurnSession(WaitedSession, WindowedSession):
             found = self._repeated(message.key, run.id, at_ms=at_ms)
             if found is not None:
                 return self.joined(found)
+        self._check_room(message.overlap)
         self.ledger.ensure(message.defaults, at_ms=at_ms)
         self.ledger.accept_run(run, at_ms=at_ms)
         if message.key is not None:
@@ -261,13 +262,19 @@ class TurnSession(WaitedSession, WindowedSession):
         if entry.rule.steers and running.entry.payload is not None and running.entry.payload.sender is not None:
             context.tell(running.entry.payload.sender, Steered(running.entry.run_id))
 
+    def _check_room(self, overlap: Overlap) -> None:
+        """Raises Busy where so many wait, held and accepted ones too, that this one would not get a turn."""
+        head, running = self.ledger.head, self.turns.running
+        accepted = len(head.queued_runs) if head is not None else 0
+        waiting = max(len(self.turns) + len(self.quiet), accepted)
+        full = waiting >= WAITING_MAX
+        if full or (running is not None and not OVERLAP_RULES[overlap].waits):
+            run_id = running.entry.run_id if running is not None else ""
+            raise Busy(self.id.key, run_id=run_id, queue_length=waiting, full=full)
+
     def _hold(self, entry: Entry[Waiting | None], message: BeginTurn, context: Context) -> None:
         """Let it wait until its group is quiet. Busy where too many wait already."""
-        waiting = len(self.turns) + len(self.quiet)
-        if waiting >= WAITING_MAX:
-            running = self.turns.running
-            run_id = running.entry.run_id if running is not None else ""
-            raise Busy(self.id.key, run_id=run_id, queue_length=waiting, full=True)
+        self._check_room(message.overlap)
         delay_s = self.quiet.add(entry, now_s=context.now(), quiet_s=message.quiet_s)
         self._show_waiting(entry, context)
         self._tell_delivered(entry, "held", context)

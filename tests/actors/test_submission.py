@@ -1,4 +1,4 @@
-"""Runs that are submitted, runs that are stopped in one way or another, and turns made by hand."""
+"""Runs that are submitted, and runs that are stopped in one way or another."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -10,20 +10,21 @@ import pytest
 from callboard import (
     Agent,
     BadRequest,
-    CyclicAsk,
+    Busy,
     Delta,
     RunFailed,
     Runtime,
     Session,
-    StaleTurn,
     Submission,
     ToolCall,
     ToolContext,
+    Unknown,
     UnknownRun,
     tool,
 )
+from callboard.actors.turns import WAITING_MAX, Overlap
 from callboard.store import MemoryStore
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_virtual_time
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -180,17 +181,74 @@ def test_a_submission_fails_as_its_run_does(run: Run) -> None:
     run(body)
 
 
-def test_a_submission_that_gets_no_turn_ends(run: Run) -> None:
+def test_what_cannot_have_a_turn_is_not_accepted(run: Run) -> None:
     async def body() -> None:
         async with Runtime.in_memory() as runtime:
             agent = agent_on(runtime)
             await agent.submit("runs")
-            refused = await agent.submit("refused", overlap="reject", key="k")
+            with pytest.raises(Busy):
+                await agent.submit("refused", overlap="reject", key="k")
+            refused: list[Busy] = []
 
-            with pytest.raises(RunFailed, match="is busy with run"):
-                await refused.wait()
-            assert await refused.status() == "cancelled"
-            assert (await agent.chat("refused", key="k")).text == "echo: refused"
+            async def submit() -> None:
+                try:
+                    await agent.submit("waits")
+                except Busy as error:
+                    refused.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(WAITING_MAX + 5):
+                    tasks.start_soon(submit)
+
+            assert len(refused) == 5
+            assert len((await Session(runtime, "s").head()).queued_runs) == WAITING_MAX
+
+    run(body)
+
+
+@pytest.mark.parametrize("overlap", ["queue", "debounce"])
+def test_what_was_accepted_can_go_on_after_the_runtime_was_closed(run: Run, overlap: Overlap) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with Runtime.on(lambda: store, drain_timeout_s=0.3) as runtime:
+            session = Session(runtime, "s", debounce_s=10.0)
+            agent = Agent("Agent", model=ScriptedModel(delay_s=1.0), session=session)
+            submissions = [await agent.submit("hello", overlap=overlap) for _ in range(2)]
+        store = store.reopened()
+        async with Runtime.on(lambda: store) as runtime:
+            agent = agent_on(runtime)
+            assert [await agent.submission(each.run_id).status() for each in submissions] == ["interrupted"] * 2
+            for each in submissions:
+                assert (await agent.resume(each.run_id)).text == "echo: hello"
+
+    run(body)
+
+
+def test_a_turn_whose_grant_was_lost_in_a_crash_of_its_agent_can_be_ended_by_hand(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent, session = agent_on(runtime), Session(runtime, "s")
+
+            async def chat() -> None:
+                with pytest.raises(Unknown):
+                    await agent.chat("lost")
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hold, session)
+                await anyio.sleep(0.1)
+                tasks.start_soon(chat)
+                await anyio.sleep(0.1)
+                crash_next(runtime, "agent", "Agent#1")
+            await anyio.sleep(5.0)
+            (lost,) = [record for record in await session.runs() if record.agent == "Agent"]
+            if lost.is_open:
+                assert await session.cancel_run(lost.id)
+
+            assert (await agent.chat("goes on")).text == "echo: goes on"
+
+    async def hold(session: Session) -> None:
+        async with session.turn():
+            await anyio.sleep(0.5)
 
     run(body)
 
@@ -297,164 +355,6 @@ def test_when_is_one_of_three(run: Run) -> None:
             wrong: Any = "later"
             with pytest.raises(ValueError, match="when= is one of now, after_step, after_turn, not 'later'"):
                 await Session(runtime, "s").cancel_run("run_1", when=wrong)
-
-    run(body)
-
-
-# Turns made by hand ---------------------------------------------------------------------------------------------------
-
-
-def test_what_a_turn_made_by_hand_adds_is_stored_together_at_its_end(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s", metadata={"name": "Ann"})
-            await session.add_message("user", "before")
-            async with session.turn() as turn:
-                assert [message.text for message in turn.messages] == ["before"]
-                assert turn.metadata == {"name": "Ann"}
-                turn.add("user", "asked", author="me")
-                turn.add_messages([{"role": "assistant", "content": "answered"}])
-                assert [message["content"] for message in turn.messages_for_llm()] == ["before", "asked", "answered"]
-                assert await session.message_count() == 1
-                assert (await session.run(turn.run_id)).status == "running"
-
-            assert await texts(runtime) == ["before", "asked", "answered"]
-            (record,) = await session.runs()
-            assert (record.id, record.status, record.first_seq, record.last_seq) == (turn.run_id, "completed", 2, 3)
-
-    run(body)
-
-
-def test_turns_of_others_wait_for_one_made_by_hand(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-            async with anyio.create_task_group() as tasks:
-                async with session.turn() as turn:
-                    turn.add("user", "first")
-                    submission = await agent_on(runtime).submit("second")
-                    await anyio.sleep(5.0)
-                    assert await submission.status() == "queued"
-                tasks.start_soon(submission.wait)
-
-            assert await texts(runtime) == ["first", "second", "echo: second"]
-
-    run(body)
-
-
-def test_a_block_that_raises_adds_nothing_and_its_run_has_failed(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-
-            async def fail() -> None:
-                async with session.turn() as turn:
-                    turn.add("user", "never")
-                    raise KeyError("oh")
-
-            with pytest.raises(KeyError, match="oh"):
-                await fail()
-
-            (record,) = await session.runs()
-            assert (record.status, record.error) == ("failed", "KeyError: 'oh'")
-            assert await texts(runtime) == []
-
-    run(body)
-
-
-def test_a_block_that_is_cancelled_adds_nothing(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-            with anyio.move_on_after(1.0):
-                async with session.turn() as turn:
-                    turn.add("user", "never")
-                    await anyio.sleep(5.0)
-            with anyio.move_on_after(0.5):  # nor does one that waits for its turn, and nobody is held up by it
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(agent_on(runtime).chat, "runs")
-                    await anyio.sleep(0.1)
-                    async with session.turn():
-                        pass
-
-            await session.add_message("user", "after")
-            assert await texts(runtime) == ["after"]
-            assert [record.status for record in await session.runs()] == ["cancelled"] * 3
-
-    run(body)
-
-
-def test_a_block_that_takes_too_long_is_cut_off(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-
-            async def dawdle() -> None:
-                async with session.turn(timeout_s=2.0) as turn:
-                    turn.add("user", "never")
-                    await anyio.sleep(5.0)
-
-            with pytest.raises(TimeoutError, match="it took longer than its 2 s"):
-                await dawdle()
-
-            assert [record.status for record in await session.runs()] == ["failed"]
-            assert await texts(runtime) == []
-
-    run(body)
-
-
-def test_a_turn_that_was_stopped_adds_nothing(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-
-            async def hold() -> None:
-                async with session.turn() as turn:
-                    turn.add("user", "never")
-                    assert await session.cancel_run(turn.run_id)
-
-            with pytest.raises(StaleTurn):
-                await hold()
-
-            assert await texts(runtime) == []
-
-    run(body)
-
-
-def test_within_a_turn_made_by_hand_nobody_waits_for_the_next(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-            async with session.turn() as turn:
-                turn.add("user", "mine")
-                with pytest.raises(CyclicAsk):
-                    await session.add_message("user", "waits for itself")
-                with pytest.raises(CyclicAsk):
-                    await agent_on(runtime).chat("so does this")
-                with pytest.raises(CyclicAsk):
-                    await session.turn().__aenter__()
-            await session.add_message("user", "after")
-
-            assert await texts(runtime) == ["mine", "after"]
-
-    run(body)
-
-
-def test_a_turn_is_used_within_its_block_only(run: Run) -> None:
-    async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            session = Session(runtime, "s")
-            turn = session.turn()
-            with pytest.raises(RuntimeError, match="within its block only"):
-                turn.add("user", "early")
-            async with turn:
-                pass
-            with pytest.raises(RuntimeError, match="within its block only"):
-                turn.add("user", "late")
-            with pytest.raises(RuntimeError, match="entered once"):
-                await turn.__aenter__()
-            with pytest.raises(ValueError, match="timeout_s must be above 0"):
-                session.turn(timeout_s=0)
 
     run(body)
 
