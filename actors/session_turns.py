@@ -333,6 +333,8 @@ class TurnSession(WaitedSession, WindowedSession):
             return None
         try:
             record = self.record_of(outcome.run_id)
+            while record.joined:  # its input was merged or taken into another run
+                record = self.record_of(record.joined)
         except UnknownRun:
             return None
         return None if ON_KEY[record.status] == "run" else record

