@@ -71,13 +71,11 @@ def test_words_are_folded_and_of_scripts_without_spaces_there_are_characters_and
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(TEXTS, OWNERS), max_size=12),
-    TEXTS,
-    OWNERS,
-    st.integers(1, 15),
+    st.builds(Wish, TEXTS, st.just("text"), st.integers(1, 15), OWNERS),
     st.sets(st.integers(0, 11), max_size=6),
 )
 def test_by_words_the_order_and_scores_are_those_of_bm25_over_what_suits_and_is_not_deleted(
-    kept: list[tuple[str, str | None]], query: str, owner: str | None, limit: int, deleted: set[int]
+    kept: list[tuple[str, str | None]], wish: Wish, deleted: set[int]
 ) -> None:
     shelf = Shelf()
     for number, (text, whose) in enumerate(kept):
@@ -87,16 +85,16 @@ def test_by_words_the_order_and_scores_are_those_of_bm25_over_what_suits_and_is_
     left = {
         f"{number:02}": text
         for number, (text, whose) in enumerate(kept)
-        if number not in deleted and owner in (None, whose)
+        if number not in deleted and wish.owner in (None, whose)
     }
-    hits = found_on(shelf, Wish(query, "text", limit, owner))
-    scores = plain_bm25(query, left)
+    hits = found_on(shelf, wish)
+    scores = plain_bm25(wish.text, left)
 
     assert {hit.id: hit.score for hit in hits} == pytest.approx({hit.id: scores[hit.id] for hit in hits})
     assert sorted((round(hit.score, 9), hit.id) for hit in hits)[::-1] == [
-        (round(scores[id], 9), id) for id in in_order(scores, limit)
+        (round(scores[id], 9), id) for id in in_order(scores, wish.limit)
     ]
-    assert shelf.count(owner) == len(left)
+    assert shelf.count(wish.owner) == len(left)
 
 
 @settings(deadline=None, max_examples=60)
