@@ -358,7 +358,7 @@ class Agent(Generic[OutputT]):
         Raises:
             UnknownRun: the session has none of this id.
             InvalidTransition: the run has not ended, or was completed.
-            ValueError: the run is another agent's.
+            ValueError: the run is another agent's; or was interrupted after it had taken input in: resume it.
             and all that `chat` raises. Cancellation: as `chat`.
         """
         session, record = await self._own_run(run_id, options.get("session"), "retried")
@@ -366,8 +366,9 @@ class Agent(Generic[OutputT]):
             raise InvalidTransition(run_id, status=record.status, wanted="retried")
         options["session"] = session
         options.setdefault("keep_input", record.keep_input)
-        said = record.heard if record.input_seq and record.heard else (*record.input, *record.heard)
-        request = self._chat_request(said or GO_ON, output=output, **options)
+        if record.input_seq and record.heard:
+            raise ValueError(f"run {run_id!r} took input in before it was cut off: agent.resume({run_id!r}) goes on")
+        request = self._chat_request((*record.input, *record.heard) or GO_ON, output=output, **options)
         return await self._start(replace(request, retry_of=record.retry_of or record.id)).wait()
 
     async def cancel_run(
@@ -398,7 +399,8 @@ class Agent(Generic[OutputT]):
             raise TypeError(f"a run is {what} in its session: give the Agent one, or pass session=")
         record = await session.run(run_id)
         if record.agent != self.name or record.manual:
-            whose = "was made by hand" if record.manual else f"is one of agent {record.agent!r}"
+            by_hand = record.manual or not record.agent
+            whose = "was made by hand" if by_hand else f"is one of agent {record.agent!r}"
             raise ValueError(f"run {run_id!r} {whose}, not of agent {self.name!r}")
         return session, record
 

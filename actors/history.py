@@ -103,7 +103,9 @@ class History:
             return shown, 0, 0
         first = shown[0].seq if shown else self._durable_count + 1
         # The first ones may be those that are loaded, or only staged.
-        earlier = visible_messages(self._beginning or [], removed) if self._loaded_from > 1 else []
+        # What was read of the beginning may have been loaded since, with more of what comes behind it.
+        unread = [message for message in self._beginning or () if message.seq < self._loaded_from]
+        earlier = visible_messages(unread, removed)
         beginning = [*earlier[: need.first], *latest[: need.first], *added[: need.first]][: need.first]
         beginning = [message for message in beginning if message.seq < first]
         if self._loaded_from == 1:

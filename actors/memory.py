@@ -131,6 +131,8 @@ class Memory:
             and all that `add` raises; what comes before is stored.
         """
         wanted = _checked_roles(roles)
+        if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance] -- given by the user
+            raise TypeError(f"what is remembered is a Session, not {session!r}: Session(runtime, {session!r})")
         if session.runtime is not self._runtime:
             raise ValueError(f"session {session.id!r} is of another runtime than this memory")
         head = await session.head()

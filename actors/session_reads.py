@@ -109,8 +109,6 @@ class ReadableSession(Actor):
         """Where in history the input of this run stands, kept by itself or by the run that it retries; 0: nowhere."""
         origin = self.ended_run(record.retry_of or record.id)
         seq = record.input_seq or (0 if origin is None else origin.input_seq)
-        if record.retry_of and origin is not None and origin.heard:
-            return 0  # what is asked again is only what the first run took in: the rest stands in history
         head = self.ledger.head
         return 0 if head is None or is_removed(head.removed, seq) else seq  # an edit may have taken it out
 

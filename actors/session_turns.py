@@ -423,7 +423,8 @@ class TurnSession(WaitedSession, WindowedSession):
         run = begin.run
         if turn.merged:
             said = chain(run.input, *(_begun(entry).run.input for entry in turn.merged))
-            run = replace(run, input=tuple(said))
+            kept = run.keep_input or any(_begun(entry).run.keep_input for entry in turn.merged)
+            run = replace(run, input=tuple(said), keep_input=kept)
         elif run.retry_of:
             run = replace(run, input_seq=self.input_place(run))
         self.ledger.open_turn(turn.number, run, at_ms=at_ms)

@@ -103,8 +103,10 @@ class Window:
                 f"keep_until must be 1 to 4 and cut_to 0.1 to 1, not {self.keep_until} and {self.cut_to}: the window "
                 "is kept until it holds so many times its budget, and then cut to so many"
             )
-        if self.strategy == "summary" and self.max_tokens is None and self.max_messages == 1:
-            raise ValueError('strategy="summary" needs max_messages of 2 or more: the summary is one of them')
+        if self.strategy != "recent" and self.max_messages == 1:
+            raise ValueError(
+                f"strategy={self.strategy!r} needs max_messages of 2 or more: what goes first is one of them"
+            )
 
     @property
     def name(self) -> str:

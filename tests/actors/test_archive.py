@@ -203,7 +203,7 @@ import sys
 from callboard.actors.archive import Archive
 
 with Archive.open(sys.argv[1]) as archive:
-    print(archive.head("s").owner)
+    print(archive.head("s").owner, flush=True)
     for line in sys.stdin:
         print([message.text for message in archive.messages("s", limit=2)], archive.runs("s")[-1].status, flush=True)
 """

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from callboard import Message, StoreUnavailable
 from callboard.actors.archive import Archive
@@ -222,6 +222,7 @@ cases = st.builds(
 
 
 @unhurried
+@example(Case(stored=7, staged=1, edits=[], first=3, messages=6, characters=None, loaded_before=True))
 @given(cases)
 def test_an_excerpt_is_the_beginning_and_the_end_of_all_there_is(case: Case) -> None:
     count, staged, edits, first, messages, characters, loaded_before = case
