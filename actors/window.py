@@ -287,8 +287,6 @@ def _start(window: Window, parts: "_Parts", sizes: _Sizes, excerpt: Excerpt, *, 
     too_little = kept > covered and sizes.share(kept) < _TOO_LITTLE
     if not reaches_back and not too_little and sizes.share(kept) <= window.keep_until:
         return kept
-    if too_little and not reaches_back and sizes.share(covered) <= 1:
-        return covered  # edits have left so little that all of it fits
     start = sizes.first_within(window.cut_to, least=covered)
     if start == count > covered and (not parts.fixed or sizes.share(count - 1) <= 1):
         start = count - 1  # larger than what would fit, but better than nothing
