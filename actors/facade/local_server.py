@@ -130,8 +130,8 @@ def _threads() -> int:
 
 
 def start_server(*, port: int, slots: int) -> tuple[Any, str]:
-    """Load the weights and serve from threads of this process. Returns the server, which ends when it is dropped, and
-    its address. xllamacpp has no types: this is the border."""
+    """Load the weights and serve from threads of this process. Returns the server, which must be kept, and its
+    address. xllamacpp has no types: this is the border."""
     llama: Any = importlib.import_module("xllamacpp")
     params = llama.CommonParams()
     params.model.path = str(find_weights())
@@ -161,13 +161,15 @@ def main(arguments: list[str] | None = None) -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as ready:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         try:
-            server, address = start_server(port=options.port, slots=options.slots)
+            _server, address = start_server(port=options.port, slots=options.slots)
             print(f"{_READY.decode()}{address}", file=ready, flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 sys.stdin.buffer.read()
-            del server
         except LocalServerUnavailable as error:
             parser.exit(1, f"{error}\n")
+    # Not through the server's destructor: one that is dropped while it starts its loop misses the call to end, and waits
+    # for ever (2 of 9 starts on a busy machine). It has nothing to save.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,10 @@ def test_the_server_ends_when_its_standard_input_closes() -> None:
 
         process.stdin.close()
 
-        assert process.wait(10) == 0
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()  # the block waits for its process, however long that is
         assert ready.startswith(b"ready http://127.0.0.1:")
         assert process.stdout.read() == b""
 
