@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdin.buffer.read()
         except LocalServerUnavailable as error:
             parser.exit(1, f"{error}\n")
-    # Not through the server's destructor: one that is dropped while it starts its loop misses the call to end, and waits
+    # Not through the server's destructor: one that is dropped while it starts its loop misses the call to end and waits
     # for ever (2 of 9 starts on a busy machine). It has nothing to save.
     os._exit(0)
 
