@@ -176,7 +176,7 @@ class AgentActor(Actor):
             accepted=accepted,
             need=_need(message),
         )
-        tag = _Begin(message.run_id, message.session_id)
+        tag = _Begin(message.run_id, message.session_id, "interrupted" if accepted else "cancelled")
         context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=tag)
 
     def _ask_to_resume(self, message: StartRun, resume: Resume, context: Context) -> None:
@@ -185,9 +185,10 @@ class AgentActor(Actor):
         tag = _Begin(message.run_id, message.session_id, "interrupted")
         context.request(ActorId(SESSION_KIND, message.session_id), ask, tag=tag)
 
-    @handles(Answered)
+    @handles(Answered, retryable=True)
     def answered(self, signal: Answered, context: Context) -> None:
-        """The session granted the turn, or did not; or it ended one."""
+        """The session granted the turn, or did not; or it ended one. Where this crashes, the next activation gets the
+        grant, and gives it back."""
         tag: _Begin | _Accept | _Wait | _End = signal.tag
         if isinstance(tag, _Begin):
             self._turn_answered(tag, signal, context)
@@ -336,9 +337,8 @@ class AgentActor(Actor):
             # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it; or
             # stored, and refused a turn.
             reason = str(signal.error) if submitted else "the agent gave the run up"
-            # What was accepted can go on later, unless it was the session's own decision that it shall not.
-            decided = not submitted or isinstance(signal.error, Busy | StaleTurn)
-            status = tag.status_if_given_up if decided else "interrupted"
+            refused = isinstance(signal.error, Busy | StaleTurn)  # the session's own decision
+            status = "cancelled" if refused else tag.status_if_given_up
             self._end_turn(tag.session_id, CancelTurn(tag.run_id, reason, status), context)
 
     def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:

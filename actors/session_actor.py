@@ -39,6 +39,7 @@ from .session_reads import journaled_usage, open_runs_of
 from .session_records import SessionHead
 from .session_spans import TracedSession
 from .session_stops import StoppableSession
+from .session_waits import agent_of
 from .turns import Entry, TurnQueue
 
 __all__ = ["SessionActor"]
@@ -115,8 +116,10 @@ class SessionActor(EditableSession, StoppableSession, CompactedSession, TracedSe
             self.outcomes.clear()
             return False
         running = self.turns.running
-        if running is not None and running.entry.payload is not None and running.entry.payload.sender is not None:
-            context.tell(running.entry.payload.sender, TurnRevoked(running.entry.run_id, self.id.key))
+        agent = agent_of(running.entry) if running is not None else None
+        if running is not None and agent is not None:
+            context.unwatch(agent, tag=running.entry.run_id)
+            context.tell(agent, TurnRevoked(running.entry.run_id, self.id.key))
         for run_id in list(self.stopping):
             self.tell_stopped(run_id)
         self.fail_waits()

@@ -1,15 +1,17 @@
-"""How runs of a session are stopped: by hand, for another that waits, or because nobody waits for them any more."""
+"""How runs of a session are stopped: by hand, for another that waits, because nobody waits for them any more, or since
+their agent has failed."""
 
 from typing import Any
 
 from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
-from ..runtime.signals import Abandoned
+from ..runtime.signals import Abandoned, ActorEnded
 from .errors import StaleTurn
 from .ledger import RunEnd
 from .limits import storable_reason
 from .run_record import RunStatus, advance
+from .run_wishes import CALLER_WENT_AWAY
 from .session_messages import (
     BeginTurn,
     CancelRun,
@@ -20,6 +22,7 @@ from .session_messages import (
     WaitRun,
 )
 from .session_turns import TurnSession, step_id
+from .session_waits import agent_of
 
 __all__ = ["StoppableSession"]
 
@@ -67,13 +70,21 @@ class StoppableSession(TurnSession):
         """Whoever asked for a turn, or waits for a run, has gone."""
         message: Request[Any] = signal.message
         if isinstance(message, BeginTurn):
-            self.cancel_turn(CancelTurn(message.run.id, "the caller went away"), context)
+            self.cancel_turn(CancelTurn(message.run.id, CALLER_WENT_AWAY), context)
         elif isinstance(message, ResumeTurn):
-            self.cancel_turn(CancelTurn(message.run_id, "the caller went away", "interrupted"), context)
+            self.cancel_turn(CancelTurn(message.run_id, CALLER_WENT_AWAY, "interrupted"), context)
         elif isinstance(message, WaitRun):
             self.give_up_wait(message, context)
         elif isinstance(message, OneStep):
-            self._give_up(step_id(message), "the caller went away", context)
+            self._give_up(step_id(message), CALLER_WENT_AWAY, context)
+
+    @handles(ActorEnded)
+    def agent_ended(self, signal: ActorEnded, context: Context) -> None:
+        """The agent that drives the running turn has failed or was stopped: it will not close it."""
+        running = self.turns.running
+        if running is not None and running.entry.run_id == signal.tag:
+            reason = f"its agent has {signal.reason}" + (f": {signal.error!r}" if signal.error is not None else "")
+            self.cancel_turn(CancelTurn(running.entry.run_id, reason, "interrupted"), context)
 
     def make_way(self, context: Context) -> None:
         running, keep = self.turns.running, self.turns.stop == "keep"
@@ -84,9 +95,9 @@ class StoppableSession(TurnSession):
         """Have the running turn stopped: True where its end is still to come, False where it is over."""
         running = self.turns.running
         assert running is not None
-        payload = running.entry.payload
-        if payload is not None and payload.sender is not None:
-            context.tell(payload.sender, stop)
+        agent = agent_of(running.entry)
+        if agent is not None:
+            context.tell(agent, stop)
             return True
         if stop.when != "now":
             return True

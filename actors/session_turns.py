@@ -44,7 +44,7 @@ from .session_messages import (
     TakeInput,
 )
 from .session_records import SessionHead, Step, copy_metadata
-from .session_waits import WaitedSession, Waiting
+from .session_waits import WaitedSession, Waiting, agent_of, begun
 from .session_window import WindowedSession
 from .turns import OVERLAP_RULES, WAITING_MAX, Entry, Granted, Overlap, Refused, Turn
 
@@ -131,7 +131,7 @@ class TurnSession(WaitedSession, WindowedSession):
         said: list[Message] = []
         for entry in taken:
             self.turns.withdraw(entry.run_id)
-            said += _begun(entry).run.input
+            said += begun(entry).run.input
             self._join_to(message.run_id, entry, "steered", context)
         self.ledger.hear(message.run_id, tuple(said))
         answer = (message.answer,) if message.answer is not None else ()
@@ -224,8 +224,12 @@ class TurnSession(WaitedSession, WindowedSession):
 
     def advance_turns(self, number: int, context: Context) -> None:
         """The running turn has ended: the next one begins."""
+        ended = self.turns.check(number).entry
+        agent = agent_of(ended)
+        if agent is not None:
+            context.unwatch(agent, tag=ended.run_id)
         if self.stopping:
-            self.tell_stopped(self.turns.check(number).entry.run_id)
+            self.tell_stopped(ended.run_id)
         following = self.turns.finish(number)
         if following is not None:
             self._granted(following, context)
@@ -259,8 +263,9 @@ class TurnSession(WaitedSession, WindowedSession):
             self.make_way(context)
             return
         self._tell_delivered(entry, "queued", context, position=outcome.position)
-        if entry.rule.steers and running.entry.payload is not None and running.entry.payload.sender is not None:
-            context.tell(running.entry.payload.sender, Steered(running.entry.run_id))
+        agent = agent_of(running.entry)
+        if entry.rule.steers and agent is not None:
+            context.tell(agent, Steered(running.entry.run_id))
 
     def _check_room(self, overlap: Overlap) -> None:
         """Raises Busy where so many wait, held and accepted ones too, that this one would not get a turn."""
@@ -312,13 +317,13 @@ class TurnSession(WaitedSession, WindowedSession):
         end = RunEnd("cancelled", f"the newer run {by} took its place")
         self.ledger.end_queued(self.ledger.runs[entry.run_id], end, at_ms=context.wall_ms())
         self.stage(context)
-        self.show_delivered(_begun(entry), Delivered(entry.run_id, "superseded", into=by))
+        self.show_delivered(begun(entry), Delivered(entry.run_id, "superseded", into=by))
         entry.payload.ticket.fail(Superseded(entry.run_id, by=by))
 
     def _join_to(self, run_id: str, entry: Entry[Waiting | None], how: DeliveredAs, context: Context) -> None:
         """The input of an entry became part of another run, which answers it."""
         assert entry.payload is not None
-        begin, at_ms = _begun(entry), context.wall_ms()
+        begin, at_ms = begun(entry), context.wall_ms()
         end = RunEnd("cancelled", f"its input was {how} into run {run_id}")
         self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
         if begin.key is not None:
@@ -413,17 +418,20 @@ class TurnSession(WaitedSession, WindowedSession):
             run.input_seq,
         )
         waiting.ticket.reply(grant)
-        if waiting.sender is not None and self.turns.steering():
+        if waiting.sender is None:
+            return
+        context.watch(waiting.sender, tag=run_id)  # see StoppableSession.agent_ended
+        if self.turns.steering():
             context.tell(waiting.sender, Steered(run_id))
 
     def _open(self, turn: Turn[Waiting | None], context: Context) -> RunRecord:
         """The turn of a run that begins, with those that were merged into it."""
-        begin, at_ms = _begun(turn.entry), context.wall_ms()
+        begin, at_ms = begun(turn.entry), context.wall_ms()
         self.ledger.ensure(begin.defaults, at_ms=at_ms)
         run = begin.run
         if turn.merged:
-            said = chain(run.input, *(_begun(entry).run.input for entry in turn.merged))
-            kept = run.keep_input or any(_begun(entry).run.keep_input for entry in turn.merged)
+            said = chain(run.input, *(begun(entry).run.input for entry in turn.merged))
+            kept = run.keep_input or any(begun(entry).run.keep_input for entry in turn.merged)
             run = replace(run, input=tuple(said), keep_input=kept)
         elif run.retry_of:
             run = replace(run, input_seq=self.input_place(run))
@@ -484,13 +492,6 @@ def _show(actor: TurnSession, head: SessionHead | None, history: History, ended:
 def step_id(message: OneStep[Any]) -> str:
     """Under which a turn of one step stands in the queue."""
     return f"step_{message.number:016x}"
-
-
-def _begun(entry: Entry[Waiting | None]) -> BeginTurn:
-    """What was asked for by an entry that is to begin a run."""
-    assert entry.payload is not None
-    assert isinstance(entry.payload.message, BeginTurn)
-    return entry.payload.message
 
 
 def _group(waiting: Waiting) -> str:

@@ -18,9 +18,9 @@ from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
 from .session_messages import BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
 from .session_reads import ReadableSession
-from .turns import TurnQueue
+from .turns import Entry, TurnQueue
 
-__all__ = ["WaitedSession", "Waiting"]
+__all__ = ["WaitedSession", "Waiting", "agent_of", "begun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,19 @@ class Waiting:
     sender: ActorId | None
     resumed: Resumed | None = None
     apply: Callable[[int, Context], Any] | None = None
+
+
+def agent_of(entry: Entry[Waiting | None]) -> ActorId | None:
+    """Who drives the run of an entry; None where code outside of actors does, or it had its turn before the session
+    was loaded anew."""
+    return entry.payload.sender if entry.payload is not None else None
+
+
+def begun(entry: Entry[Waiting | None]) -> BeginTurn:
+    """What was asked for by an entry that is to begin a run."""
+    assert entry.payload is not None
+    assert isinstance(entry.payload.message, BeginTurn)
+    return entry.payload.message
 
 
 class WaitedSession(ReadableSession):
@@ -105,6 +118,8 @@ class WaitedSession(ReadableSession):
 
     def settle_waits(self, context: Context) -> None:
         """Answer those who wait for runs that have an outcome now; call it with what makes it so staged."""
+        if not self._waits and not self._followers:
+            return
         for run_id in list(self._waits):
             try:
                 record = self.record_of(run_id)
@@ -179,5 +194,6 @@ class WaitedSession(ReadableSession):
     def _tell_followers(self, run_id: str, context: Context) -> None:
         running = self.turns.running
         held = running.entry if running is not None and running.entry.run_id == run_id else self.turns.find(run_id)
-        if held is not None and held.payload is not None and held.payload.sender is not None:
-            context.tell(held.payload.sender, Followers(run_id, self.follower_count(run_id)))
+        agent = agent_of(held) if held is not None else None
+        if agent is not None:
+            context.tell(agent, Followers(run_id, self.follower_count(run_id)))
