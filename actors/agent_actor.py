@@ -64,11 +64,15 @@ _SESSION_DOWN = Backoff(first_s=0.25, max_s=5.0)
 
 
 class _Begin(Struct, frozen=True):
-    """The tag of a BeginTurn or a ResumeTurn."""
+    """The tag of a BeginTurn or a ResumeTurn.
+
+    The run was `accepted` where it was stored before it asked; it `resumes` where it had a turn before.
+    """
 
     run_id: str
     session_id: str
-    status_if_given_up: Literal["cancelled", "interrupted"] = "cancelled"
+    accepted: bool = False
+    resumes: bool = False
 
 
 class _Accept(Struct, frozen=True):
@@ -176,13 +180,13 @@ class AgentActor(Actor):
             accepted=accepted,
             need=_need(message),
         )
-        tag = _Begin(message.run_id, message.session_id, "interrupted" if accepted else "cancelled")
+        tag = _Begin(message.run_id, message.session_id, accepted=accepted)
         context.request(ActorId(SESSION_KIND, message.session_id), begin, tag=tag)
 
     def _ask_to_resume(self, message: StartRun, resume: Resume, context: Context) -> None:
         assert message.session_id is not None
         ask = ResumeTurn(message.run_id, resume.turn, resume.decisions, _need(message))
-        tag = _Begin(message.run_id, message.session_id, "interrupted")
+        tag = _Begin(message.run_id, message.session_id, resumes=True)
         context.request(ActorId(SESSION_KIND, message.session_id), ask, tag=tag)
 
     @handles(Answered, retryable=True)
@@ -332,27 +336,23 @@ class AgentActor(Actor):
             if live.ticket is not None:
                 live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
             self._present_spec().listeners.close(tag.run_id)
-        submitted = live is not None and live.submitted
-        if granted or submitted or isinstance(signal.error, Unknown):
-            # Given up meanwhile, here or by an activation that crashed; or granted without our hearing of it; or
-            # stored, and refused a turn.
-            reason = str(signal.error) if submitted else "the agent gave the run up"
-            refused = isinstance(signal.error, Busy | StaleTurn)  # the session's own decision
-            status = "cancelled" if refused else tag.status_if_given_up
-            self._end_turn(tag.session_id, CancelTurn(tag.run_id, reason, status), context)
+        end = _end_of(tag, signal)
+        if end is not None:
+            self._end_turn(tag.session_id, end, context)
 
     def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:
         """A submitted run is stored, or another has its key, or it was refused."""
-        live = self.live.get(tag.run_id)
-        if live is None or live.ticket is None:
-            return
-        if signal.error is not None:
-            del self.live[tag.run_id]
-            live.ticket.fail(signal.error)
-            if isinstance(signal.error, Unknown):
+        live, error = self.live.get(tag.run_id), signal.error
+        if live is None or error is not None:
+            if live is not None and live.ticket is not None and error is not None:
+                del self.live[tag.run_id]
+                live.ticket.fail(error)
+            if isinstance(error, Unknown) or (error is None and signal.value is None):
+                # It may be stored, or is, and its caller was not told: an activation crashed that was to say so.
                 self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up"), context)
             return
         joined: Joined | None = signal.value
+        assert live.ticket is not None
         live.ticket.reply(tag.run_id if joined is None else joined.run_id)
         live.ticket = None
         if joined is None:
@@ -444,6 +444,20 @@ class AgentActor(Actor):
 
 def _need(request: StartRun) -> ExcerptNeed | None:
     return None if request.window is None else request.window.need()
+
+
+def _end_of(tag: _Begin, signal: Answered) -> CancelTurn | None:
+    """What ends a turn that nobody takes, or a run that is stored and gets none; None where there is nothing to end."""
+    error = signal.error
+    if error is None or isinstance(error, Unknown):
+        # Given up meanwhile, here or by an activation that crashed; or it may be granted without our hearing of it.
+        status: Literal["cancelled", "interrupted"] = "interrupted" if tag.accepted or tag.resumes else "cancelled"
+        return CancelTurn(tag.run_id, "the agent gave the run up", status)
+    if tag.accepted and isinstance(error, Busy | StaleTurn):  # the session's own decision
+        return CancelTurn(tag.run_id, str(error), "cancelled")
+    if tag.accepted or (isinstance(error, Failed) and not tag.resumes):  # somebody may have submitted it under its key
+        return CancelTurn(tag.run_id, str(error), "interrupted")
+    return None
 
 
 def _failure(signal: ChildEnded, execution: Execution) -> CallboardError:

@@ -132,12 +132,21 @@ class HandMadeTurn:
             reason = f"it took longer than its {self._timeout_s:g} s" if late else "its block was cancelled"
         with anyio.CancelScope(shield=True):
             if error is None:
-                await self._close("completed", None, self._added)
+                await self._complete()
             else:
                 await self._fail("cancelled" if cut_off and not late else "failed", reason)
         if late:
             raise TimeoutError(f"the turn {self.run_id!r} {reason}: see session.turn(timeout_s=)")
         return swallowed
+
+    async def _complete(self) -> None:
+        try:
+            await self._close("completed", None, self._added)
+        except StaleTurn:
+            raise
+        except CallboardError:
+            await self._give_up()
+            raise
 
     async def _fail(self, status: RunStatus, reason: str) -> None:
         try:

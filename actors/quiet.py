@@ -40,9 +40,9 @@ class Quiet(Generic[T]):
         """How many are held."""
         return sum(len(group.entries) for group in self._groups.values())
 
-    def holds(self, run_id: str) -> bool:
-        """Whether this one is held."""
-        return any(run_id in group.entries for group in self._groups.values())
+    def find(self, run_id: str) -> Entry[T] | None:
+        """One that is held; None where it is not."""
+        return next((group.entries[run_id] for group in self._groups.values() if run_id in group.entries), None)
 
     def add(self, entry: Entry[T], *, now_s: float, quiet_s: float) -> float:
         """Hold it: the seconds until its group may be released. Call `release` then, and for each further call of this

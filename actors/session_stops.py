@@ -30,7 +30,7 @@ __all__ = ["StoppableSession"]
 class StoppableSession(TurnSession):
     """See the module's text."""
 
-    @handles(CancelTurn)
+    @handles(CancelTurn, retryable=True)
     def cancel_turn(self, message: CancelTurn, context: Context) -> bool:
         """Give up a run's place in the queue, or its running turn."""
         running = self.turns.running

@@ -22,8 +22,7 @@ from .event_log import last_number
 from .history import History
 from .ledger import RunEnd
 from .message import Message
-from .outcomes import ON_KEY, Key, Outcomes
-from .quiet import Quiet
+from .outcomes import ON_KEY
 from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
 from .session_messages import (
@@ -58,8 +57,6 @@ class TurnSession(WaitedSession, WindowedSession):
 
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
-        self.quiet: Quiet[Waiting | None] = Quiet()
-        self.outcomes: Outcomes
         self.head_bytes = 0
 
     @handles(AcceptRun)
@@ -67,14 +64,15 @@ class TurnSession(WaitedSession, WindowedSession):
         """Store a run that will ask for a turn, unless it repeats another."""
         run, at_ms = message.run, context.wall_ms()
         if message.key is not None:
-            found = self._repeated(message.key, run.id, at_ms=at_ms)
-            if found is not None:
-                return self.joined(found)
+            found = self.keyed(message.key, run.id, at_ms=at_ms)
+            if found is not None and ON_KEY[found.status] != "run":
+                return self._accept_joined(message, found, context)
+            run = _again(run, found)
         self._check_room(message.overlap)
         self.ledger.ensure(message.defaults, at_ms=at_ms)
         self.ledger.accept_run(run, at_ms=at_ms)
         if message.key is not None:
-            self._remember(message.key, run.id, at_ms=at_ms)
+            self.remember(message.key, run.id, at_ms=at_ms)
         self.stage(context)
         return None
 
@@ -85,17 +83,19 @@ class TurnSession(WaitedSession, WindowedSession):
         run = message.run
         if message.accepted and run.id not in self.ledger.runs:
             raise StaleTurn(f"run {run.id!r} was cancelled before it asked for its turn")
-        waiting = Waiting(context.defer(), message, context.sender)
-        found = self._repeated(message.key, run.id, at_ms=context.wall_ms()) if message.key is not None else None
-        if found is not None:
-            self.join(message, waiting, found, how="joined", context=context)
-            return waiting.ticket
+        ticket = context.defer()
+        found = self.keyed(message.key, run.id, at_ms=context.wall_ms()) if message.key is not None else None
+        if found is not None and ON_KEY[found.status] != "run":
+            self.join(message, ticket, found, how="joined", context=context)
+            return ticket
+        run = self.ledger.runs[run.id] if message.accepted else _again(run, found)
+        waiting = Waiting(ticket, replace(message, run=run), context.sender)
         entry = Entry[Waiting | None](run.id, waiting, message.overlap, _group(waiting))
         if message.overlap == "debounce":
             self._hold(entry, message, context)
         else:
             self._offer(entry, context)
-        return waiting.ticket
+        return ticket
 
     @handles(Tick)
     def quiet_is_over(self, signal: Tick, context: Context) -> None:
@@ -146,7 +146,7 @@ class TurnSession(WaitedSession, WindowedSession):
         self.ledger.journal(message.step)
         self.stage(context)
 
-    @handles(PauseTurn)
+    @handles(PauseTurn, retryable=True)
     def pause_turn(self, message: PauseTurn, context: Context) -> None:
         """End the running turn, whose run waits for approvals, and begin the next."""
         try:
@@ -167,7 +167,7 @@ class TurnSession(WaitedSession, WindowedSession):
             message.run_id, message.status, at_ms=context.wall_ms(), attempts=message.attempts, error=message.error
         )
 
-    @handles(CloseTurn)
+    @handles(CloseTurn, retryable=True)
     def close_turn(self, message: CloseTurn, context: Context) -> list[Message]:
         """End the running turn and begin the next."""
         try:
@@ -267,6 +267,18 @@ class TurnSession(WaitedSession, WindowedSession):
         if entry.rule.steers and agent is not None:
             context.tell(agent, Steered(running.entry.run_id))
 
+    def _accept_joined(self, message: AcceptRun, found: RunRecord, context: Context) -> Joined:
+        """A run that there is already answers what was submitted: it is stored now, and goes on without its caller."""
+        assert message.key is not None
+        head, at_ms = self.ledger.head, context.wall_ms()
+        if found.status == "queued" and (head is None or found.id not in head.queued_runs):
+            self.ledger.ensure(message.defaults, at_ms=at_ms)
+            self.ledger.accept_run(found, at_ms=at_ms)
+            self.remember(message.key, found.id, at_ms=at_ms)
+            self.stage(context)
+        self.follow(found, message.run.id, context)
+        return self.joined(found)
+
     def _check_room(self, overlap: Overlap) -> None:
         """Raises Busy where so many wait, held and accepted ones too, that this one would not get a turn."""
         head, running = self.ledger.head, self.turns.running
@@ -327,25 +339,8 @@ class TurnSession(WaitedSession, WindowedSession):
         end = RunEnd("cancelled", f"its input was {how} into run {run_id}")
         self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
         if begin.key is not None:
-            self._remember(begin.key, run_id, at_ms=at_ms)
-        self.join(begin, entry.payload, self.ledger.runs[run_id], how=how, context=context)
-
-    def _repeated(self, key: Key, run_id: str, *, at_ms: int) -> RunRecord | None:
-        """The run that has this key already, and is the answer or may go on. KeyReused where it was asked another
-        thing."""
-        outcome = self.outcomes.find(key, at_ms=at_ms)
-        if outcome is None or outcome.run_id == run_id:
-            return None
-        try:
-            record = self.record_of(outcome.run_id)
-            while record.joined:  # its input was merged or taken into another run
-                record = self.record_of(record.joined)
-        except UnknownRun:
-            return None
-        return None if ON_KEY[record.status] == "run" else record
-
-    def _remember(self, key: Key, run_id: str, *, at_ms: int) -> None:
-        self.ledger.put(self.outcomes.rows(self.outcomes.note(key, run_id, at_ms=at_ms), at_ms=at_ms))
+            self.remember(begin.key, run_id, at_ms=at_ms)
+        self.join(begin, entry.payload.ticket, self.ledger.runs[run_id], how=how, context=context)
 
     # Inside: granting -----------------------------------------------------------------------------------------------
 
@@ -437,7 +432,7 @@ class TurnSession(WaitedSession, WindowedSession):
             run = replace(run, input_seq=self.input_place(run))
         self.ledger.open_turn(turn.number, run, at_ms=at_ms)
         if begin.key is not None:
-            self._remember(begin.key, run.id, at_ms=at_ms)
+            self.remember(begin.key, run.id, at_ms=at_ms)
         for entry in turn.merged:
             self._join_to(run.id, entry, "merged", context)
         return run
@@ -492,6 +487,11 @@ def _show(actor: TurnSession, head: SessionHead | None, history: History, ended:
 def step_id(message: OneStep[Any]) -> str:
     """Under which a turn of one step stands in the queue."""
     return f"step_{message.number:016x}"
+
+
+def _again(run: RunRecord, before: RunRecord | None) -> RunRecord:
+    """A run that has the key of one that was cancelled: it tries that again, whose input may stand in history."""
+    return run if before is None or run.retry_of else replace(run, retry_of=before.retry_of or before.id)
 
 
 def _group(waiting: Waiting) -> str:

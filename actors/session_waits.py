@@ -14,6 +14,8 @@ from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
 from ..runtime.identity import ActorId
 from .errors import UnknownRun, UnknownSession
+from .outcomes import Key, Outcomes
+from .quiet import Quiet
 from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
 from .session_messages import BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
@@ -57,6 +59,8 @@ class WaitedSession(ReadableSession):
     def __init__(self, id: ActorId) -> None:
         super().__init__(id)
         self.turns: TurnQueue[Waiting | None] = TurnQueue()
+        self.quiet: Quiet[Waiting | None] = Quiet()
+        self.outcomes: Outcomes
         self.stopping: dict[str, list[Ticket]] = {}  # by run: who waits for its end
         self._waits: dict[str, list[tuple[Ticket, WaitRun]]] = {}  # by run: who waits for its outcome
         self._followers: dict[str, set[str]] = {}
@@ -64,16 +68,14 @@ class WaitedSession(ReadableSession):
     @handles(WaitRun, retryable=True, on_cancel="cancel")
     def wait_run(self, message: WaitRun, context: Context) -> Ticket | RunOutcome:
         """Answer with the outcome of a run, now or when there is one. UnknownRun where there is no such run."""
-        record = self.record_of(message.run_id)
-        while record.joined:
-            record = self.record_of(record.joined)
+        record = self.answering(message.run_id)
         run_id = record.id
         if self._has_outcome(record):
             self._drop_follower(run_id, message.follower, context)
             return self._outcome(record)
         ticket = context.defer()
         self._waits.setdefault(run_id, []).append((ticket, message))
-        self._add_follower(run_id, message.follower, context)
+        self.follow(record, message.follower, context)
         return ticket
 
     @handles(Unfollow)
@@ -96,13 +98,41 @@ class WaitedSession(ReadableSession):
         """How many wait for the run beside its own caller."""
         return len(self._followers.get(run_id, ()))
 
-    def join(
-        self, begin: BeginTurn, waiting: Waiting, record: RunRecord, *, how: DeliveredAs, context: Context
-    ) -> None:
+    def answering(self, run_id: str) -> RunRecord:
+        """The run that has the answer of this one, or will have: another, where its input was merged or taken in."""
+        record = self.record_of(run_id)
+        while record.joined:
+            record = self.record_of(record.joined)
+        return record
+
+    def keyed(self, key: Key, run_id: str, *, at_ms: int) -> RunRecord | None:
+        """The run, other than this, that has this key; None where there is none. KeyReused where it was asked another
+        thing."""
+        outcome = self.outcomes.find(key, at_ms=at_ms)
+        if outcome is None or outcome.run_id == run_id:
+            return None
+        try:
+            return self.answering(outcome.run_id)
+        except UnknownRun:
+            return None
+
+    def remember(self, key: Key, run_id: str, *, at_ms: int) -> None:
+        """Store which run answers a key, with what is staged for it."""
+        self.ledger.put(self.outcomes.rows(self.outcomes.note(key, run_id, at_ms=at_ms), at_ms=at_ms))
+
+    def follow(self, record: RunRecord, follower: str, context: Context) -> None:
+        """Let somebody want a run, beside its own caller, until it has an outcome."""
+        if self._has_outcome(record):
+            return
+        followers = self._followers.setdefault(record.id, set())
+        if follower not in followers:
+            followers.add(follower)
+            self._tell_followers(record.id, context)
+
+    def join(self, begin: BeginTurn, ticket: Ticket, record: RunRecord, *, how: DeliveredAs, context: Context) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
-        if not self._has_outcome(record):
-            self._add_follower(record.id, begin.run.id, context)
-        waiting.ticket.reply(self.joined(record, how))
+        self.follow(record, begin.run.id, context)
+        ticket.reply(self.joined(record, how))
         self.show_delivered(begin, Delivered(begin.run.id, how, into=record.id))
 
     def joined(self, record: RunRecord, how: DeliveredAs = "joined") -> Joined:
@@ -131,7 +161,7 @@ class WaitedSession(ReadableSession):
                 waits = self._waits.pop(run_id)
                 self._waits.setdefault(record.joined, []).extend(waits)
                 for _, wait in waits:
-                    self._add_follower(record.joined, wait.follower, context)
+                    self.follow(self.record_of(record.joined), wait.follower, context)
             elif self._has_outcome(record):
                 self.settle_wait(record)
         for run_id in [run_id for run_id in self._followers if run_id not in self.ledger.runs]:
@@ -177,12 +207,6 @@ class WaitedSession(ReadableSession):
         messages = self.history.read_removed_too(record.first_seq, record.last_seq) if record.first_seq else []
         return RunOutcome(record, tuple(messages))
 
-    def _add_follower(self, run_id: str, follower: str, context: Context) -> None:
-        followers = self._followers.setdefault(run_id, set())
-        if follower not in followers:
-            followers.add(follower)
-            self._tell_followers(run_id, context)
-
     def _drop_follower(self, run_id: str, follower: str, context: Context) -> None:
         followers = self._followers.get(run_id)
         if followers is not None and follower in followers:
@@ -193,7 +217,9 @@ class WaitedSession(ReadableSession):
 
     def _tell_followers(self, run_id: str, context: Context) -> None:
         running = self.turns.running
-        held = running.entry if running is not None and running.entry.run_id == run_id else self.turns.find(run_id)
+        held = self.turns.find(run_id) or self.quiet.find(run_id)
+        if running is not None and running.entry.run_id == run_id:
+            held = running.entry
         agent = agent_of(held) if held is not None else None
         if agent is not None:
             context.tell(agent, Followers(run_id, self.follower_count(run_id)))

@@ -9,11 +9,12 @@ import pytest
 from callboard import (
     Agent,
     CyclicAsk,
+    Failed,
     Runtime,
     Session,
     StaleTurn,
 )
-from callboard.testing import ScriptedModel, run_in_virtual_time
+from callboard.testing import ScriptedModel, crash_next, run_in_virtual_time
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -183,5 +184,39 @@ def test_a_turn_is_used_within_its_block_only(run: Run) -> None:
                 await turn.__aenter__()
             with pytest.raises(ValueError, match="timeout_s must be above 0"):
                 session.turn(timeout_s=0)
+
+    run(body)
+
+
+def test_a_turn_made_by_hand_is_stored_where_its_session_crashes_at_its_end(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            async with session.turn() as turn:
+                turn.add("user", "by hand")
+                crash_next(runtime, "session", "s")
+
+            assert await texts(runtime) == ["by hand"]
+            assert (await agent_on(runtime).chat("goes on")).text == "echo: goes on"
+
+    run(body)
+
+
+def test_a_turn_made_by_hand_that_cannot_be_stored_is_ended(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+
+            async def write() -> None:
+                async with session.turn() as turn:
+                    turn.add("user", "by hand")
+                    for _ in range(3):
+                        crash_next(runtime, "session", "s")
+
+            with pytest.raises(Failed, match="attempts"):
+                await write()
+
+            assert [record.status for record in await session.runs()] == ["cancelled"]
+            assert (await agent_on(runtime).chat("goes on")).text == "echo: goes on"
 
     run(body)

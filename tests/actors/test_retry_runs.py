@@ -350,3 +350,27 @@ def test_only_a_run_of_this_agent_that_ended_without_an_answer_is_retried(run: R
             assert await session.message_count() == 2
 
     run(body)
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_the_same_key_after_a_run_that_was_cancelled_tries_again_what_it_kept(run: Run, *, submitted: bool) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime:
+            session = Session(runtime, "s")
+            agent = agent_in(session, delay_s=1.0)
+            with anyio.move_on_after(0.5):
+                await agent.chat("asked", key="k", keep_input=True)
+            await until_quiet(runtime)
+            await session.add_message("user", "meanwhile")
+            assert await texts(session) == ["user: asked", "user: meanwhile"]
+
+            if submitted:
+                await (await agent.submit("asked", key="k", keep_input=True)).wait()
+            else:
+                await agent.chat("asked", key="k", keep_input=True)
+
+            assert await texts(session) == ["user: asked", "user: meanwhile", "assistant: echo: asked"]
+            first, second = await session.runs()
+            assert (first.status, second.status, second.retry_of) == ("cancelled", "completed", first.id)
+
+    run(body)

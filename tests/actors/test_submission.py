@@ -18,13 +18,12 @@ from callboard import (
     Submission,
     ToolCall,
     ToolContext,
-    Unknown,
     UnknownRun,
     tool,
 )
 from callboard.actors.turns import WAITING_MAX, Overlap
 from callboard.store import MemoryStore
-from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -224,31 +223,32 @@ def test_what_was_accepted_can_go_on_after_the_runtime_was_closed(run: Run, over
     run(body)
 
 
-def test_a_turn_whose_grant_was_lost_in_a_crash_of_its_agent_can_be_ended_by_hand(run: Run) -> None:
+@pytest.mark.parametrize("overlap", ["queue", "debounce"])
+def test_a_submission_that_joins_a_chat_which_waits_is_stored_and_outlives_the_chats_caller(
+    run: Run, overlap: Overlap
+) -> None:
     async def body() -> None:
-        async with Runtime.in_memory() as runtime:
-            agent, session = agent_on(runtime), Session(runtime, "s")
+        store = MemoryStore()
+        async with Runtime.on(lambda: store, drain_timeout_s=0.0) as runtime:
+            agent, session = agent_on(runtime), Session(runtime, "s", debounce_s=5.0)
 
-            async def chat() -> None:
-                with pytest.raises(Unknown):
-                    await agent.chat("lost")
+            async def leave() -> None:
+                with anyio.move_on_after(0.5):
+                    await agent.chat("asked", session=session, key="k", overlap=overlap)
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(hold, session)
+                tasks.start_soon(agent.chat, "before")
                 await anyio.sleep(0.1)
-                tasks.start_soon(chat)
+                tasks.start_soon(leave)
                 await anyio.sleep(0.1)
-                crash_next(runtime, "agent", "Agent#1")
-            await anyio.sleep(5.0)
-            (lost,) = [record for record in await session.runs() if record.agent == "Agent"]
-            if lost.is_open:
-                assert await session.cancel_run(lost.id)
-
-            assert (await agent.chat("goes on")).text == "echo: goes on"
-
-    async def hold(session: Session) -> None:
-        async with session.turn():
-            await anyio.sleep(0.5)
+                submission = await agent.submit("asked", session=session, key="k", overlap=overlap)
+                await anyio.sleep(0.5)
+                assert await submission.status() == "queued"
+                tasks.cancel_scope.cancel()
+        store = store.reopened()
+        async with Runtime.on(lambda: store) as runtime:
+            assert await agent_on(runtime).submission(submission.run_id).status() == "interrupted"
+            assert (await agent_on(runtime).resume(submission.run_id)).text == "echo: asked"
 
     run(body)
 
