@@ -5,8 +5,8 @@ perspective, window, tokens, run_prompt     a shared history, as the model of on
 overlay, compaction, session_window, session_overlays, session_views   summaries, and what a session shows of itself
 run_record, turns, ledger, session_records, budgets  state machines and records of a session, without I/O
 archive, history, run_queries               reading what is stored
-seq_ranges, edit_record, edit_messages, session_edits, message_page, fork, search, session_search   history edited,
-                                            by pages, forked, searched
+seq_ranges, edit_record, edit_messages, session_edits, cursors, message_page, fork, search, session_search   history
+                                            edited, by pages, forked, searched
 session_messages, session_reads, session_waits, session_turns, session_stops, session_spans, session_actor   the
                                             actor that is one session; quiet and outcomes: input that is held, keys that
                                             were answered

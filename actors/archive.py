@@ -4,8 +4,6 @@ These calls block, for microseconds to milliseconds, and see only what is commit
 while one writes.
 """
 
-import base64
-import hashlib
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,10 +20,12 @@ from ..store.damage import DamageLog
 from ..store.errors import Corrupt
 from ..store.opening import open_store
 from ..store.records import Codec
+from .cursors import Cursors
 from .edit_record import Audit, EditRecord
 from .errors import UnknownRun
 from .event_log import EVENTS_PAGE, read_events
 from .message import Message
+from .overlay import OVERLAY_CODEC, Overlay
 from .run_record import RunRecord, SpanRecord
 from .seq_ranges import Ranges, first_of_latest, visible_messages, visible_spans
 from .session_events import StoredSessionEvent
@@ -56,7 +56,6 @@ _seq = attrgetter("seq")
 
 _SPANS_MAX = 2**32 - 1
 _CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the same owner and tag"
-_LIST_NAME_BYTES = 6
 _PAGE_SCAN = 256
 """Index entries read at a time while a filter is applied."""
 
@@ -251,6 +250,19 @@ class Archive:
         head = self.head(session_id)
         return [] if head is None else read_events(self._store, head, after=after, limit=limit).events
 
+    def overlay(self, session_id: str, seq: int) -> Overlay | None:
+        """The summary of the messages up to a place; None where there is none. One that cannot be read is noted in the
+        store's `damage`: the messages are all there."""
+        key = message_key(seq)
+        rows = self._store.scan(stream_of(session_id), Table.OVERLAY, start=key, stop=key + b"\0", limit=1)
+        if not rows:
+            return None
+        try:
+            return OVERLAY_CODEC.decode(rows[0][1], where=f"the summary of session {session_id!r}")
+        except Corrupt as error:
+            self.damage.report(error.where, error.reason)
+            return None
+
     def step_count(self, session_id: str, turn: int) -> int:
         """How many steps of a turn that has not ended are journaled."""
         start, stop = step_key(turn, 0), step_key(turn + 1, 0)
@@ -294,10 +306,10 @@ class Archive:
 
         Cost: one index step and one head a session given; with both owner and tag, one a session of the owner.
         """
-        list_name = _list_name(owner, tag)
+        cursors = _cursors(owner, tag)
         after: bytes | None = None
         if cursor is not None:
-            after = _from_cursor(cursor, list_name)
+            after = cursors.place(cursor)
             self.check_position(after, cursor, owner=owner, tag=tag)
         sessions: list[SessionHead] = []
         for hit in self._listed(owner, tag, after):
@@ -307,7 +319,7 @@ class Archive:
             if head is not None and (tag is None or tag in head.tags):
                 if len(sessions) == limit:
                     assert after is not None
-                    return SessionPage(sessions, base64.urlsafe_b64encode(list_name + after).decode())
+                    return SessionPage(sessions, cursors.to(after))
                 sessions.append(head)
             after = hit.position
         return SessionPage(sessions, None)
@@ -327,7 +339,7 @@ class Archive:
         try:
             self._store.scan_index(index, after=position, limit=0)  # only a store knows its positions
         except ValueError as error:
-            raise ValueError(f"{cursor[:80]!r} is no cursor of this store: {_CURSOR_ADVICE}") from error
+            raise _cursors(owner, tag).refusal(cursor) from error
 
     def with_open_runs(self) -> list[str]:
         """The ids of the sessions in which a run is open."""
@@ -414,19 +426,5 @@ def _index_of(owner: str | None, tag: str | None) -> tuple[Index, bytes]:
     return (Index.TAG, index_prefix(tag)) if tag is not None else (Index.UPDATED, b"")
 
 
-def _list_name(owner: str | None, tag: str | None) -> bytes:
-    """What a cursor begins with, so that it is not taken for the place in another list."""
-    return hashlib.blake2b(repr((owner, tag)).encode(), digest_size=_LIST_NAME_BYTES).digest()
-
-
-def _from_cursor(cursor: object, list_name: bytes) -> bytes:
-    """The store's part of a cursor."""
-    if not isinstance(cursor, str):
-        raise TypeError(f"cursor must be a string, not {type(cursor).__name__}: {_CURSOR_ADVICE}")
-    try:
-        data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-    except ValueError:
-        data = b""
-    if not data.startswith(list_name):
-        raise ValueError(f"{cursor[:80]!r} is no cursor of this list: {_CURSOR_ADVICE}")
-    return data[len(list_name) :]
+def _cursors(owner: str | None, tag: str | None) -> Cursors:
+    return Cursors.of(owner, tag, what="this list", advice=_CURSOR_ADVICE)

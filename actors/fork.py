@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..store.contract import Row, Store, Table
-from ..store.errors import CallboardError, Corrupt
+from ..store.contract import Row, Store
+from ..store.errors import CallboardError
 from .archive import Archive
 from .edit_messages import BeginFork
 from .errors import TooLarge, UnknownSession
@@ -20,9 +20,9 @@ from .ledger import message_id
 from .limits import check_metadata
 from .long_work import work_through
 from .message import Message
-from .overlay import OVERLAY_CODEC, Overlay
+from .overlay import Overlay
 from .seq_ranges import count_visible
-from .session_records import ForkOrigin, SessionHead, message_key, message_rows, stream_of
+from .session_records import ForkOrigin, SessionHead, message_rows, stream_of
 from .state_records import read_values
 
 __all__ = ["read_fork"]
@@ -54,22 +54,16 @@ async def read_fork(
     )
     overlay: Overlay | None = None
     if len(reading.messages) == count_visible(head.removed, 1, reading.last):  # else places cannot be told any more
-        overlay = _overlay_of(store, head, reading.last)
+        overlay = _overlay_of(archive, head, reading.last)
         cuts = ((name, count_visible(head.removed, 1, cut - 1) + 1) for name, cut in head.window_cuts)
         fork = replace(fork, window_cuts=tuple((name, cut) for name, cut in cuts if cut <= fork.last_seq))
     return BeginFork(fork, tuple(reading.messages), tuple(reading.rows), state, overlay)
 
 
-def _overlay_of(store: Store, head: SessionHead, last: int) -> Overlay | None:
+def _overlay_of(archive: Archive, head: SessionHead, last: int) -> Overlay | None:
     """The summary of the messages up to a place, as the fork numbers them; None where there is none that holds."""
-    key = message_key(head.overlay_seq)
-    rows = store.scan(stream_of(head.id), Table.OVERLAY, start=key, limit=1) if head.overlay_seq else []
-    if not rows or rows[0][0] != key:
-        return None
-    try:
-        overlay = OVERLAY_CODEC.decode(rows[0][1], where=f"the summary of session {head.id!r}")
-    except Corrupt as error:
-        store.damage.report(error.where, error.reason)  # the messages are all there
+    overlay = archive.overlay(head.id, head.overlay_seq) if head.overlay_seq else None
+    if overlay is None:
         return None
     count = count_visible(head.removed, 1, overlay.last_seq)
     return replace(overlay, last_seq=count) if overlay.last_seq <= last and count == overlay.message_count else None

@@ -4,18 +4,15 @@ A cursor is a place in one session and a direction: "before 17", "behind 16". Pl
 while others append and after edits: what is there is given once, what an edit removed is not given.
 """
 
-import base64
-import hashlib
-
 from msgspec import Struct
 
+from .cursors import Cursors
 from .edit_messages import PageRead, ReadPage
 from .message import Message
 
 __all__ = ["MessagePage", "first_page", "following_page", "page_of"]
 
 _ADVICE = "pass page.older, page.newer or page.resume of a page of this session, unchanged"
-_NAME_BYTES = 6
 _BEFORE, _BEHIND = b"<", b">"
 _LAST_PLACE = 2**63 - 1
 
@@ -47,29 +44,22 @@ def following_page(session_id: str, limit: int, cursor: object) -> ReadPage:
     Raises:
         TypeError, ValueError: this session has given no such cursor.
     """
-    if not isinstance(cursor, str):
-        raise TypeError(f"cursor must be a string, not {type(cursor).__name__}: {_ADVICE}")
-    try:
-        data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-    except ValueError:
-        data = b""
-    name, direction, place = data[:_NAME_BYTES], data[_NAME_BYTES : _NAME_BYTES + 1], data[_NAME_BYTES + 1 :]
-    if name != _name(session_id) or direction not in (_BEFORE, _BEHIND) or len(place) != 8 or place[0] > 0x7F:
-        raise ValueError(f"{cursor[:80]!r} is no cursor of session {session_id!r}: {_ADVICE}")
+    cursors = _cursors(session_id)
+    found = cursors.place(cursor)
+    direction, place = found[:1], found[1:]
+    if direction not in (_BEFORE, _BEHIND) or len(place) != 8 or place[0] > 0x7F:
+        raise cursors.refusal(cursor)
     seq = int.from_bytes(place, "big")
     return ReadPage(limit, before_seq=seq) if direction == _BEFORE else ReadPage(limit, after_seq=seq)
 
 
 def page_of(session_id: str, read: PageRead) -> MessagePage:
     """What was read, with its cursors."""
-    older = _cursor(session_id, _BEFORE, read.first)
-    newer = _cursor(session_id, _BEHIND, read.last)
+    cursors = _cursors(session_id)
+    older = cursors.to(_BEFORE + read.first.to_bytes(8, "big"))
+    newer = cursors.to(_BEHIND + read.last.to_bytes(8, "big"))
     return MessagePage(read.messages, older if read.more_before else None, newer if read.more_behind else None, newer)
 
 
-def _cursor(session_id: str, direction: bytes, seq: int) -> str:
-    return base64.urlsafe_b64encode(_name(session_id) + direction + seq.to_bytes(8, "big")).decode()
-
-
-def _name(session_id: str) -> bytes:
-    return hashlib.blake2b(session_id.encode(), digest_size=_NAME_BYTES).digest()
+def _cursors(session_id: str) -> Cursors:
+    return Cursors.of(session_id, what=f"session {session_id!r}", advice=_ADVICE)

@@ -10,8 +10,6 @@ Nothing is written for the runs that are completed, which are nearly all: to loo
 A walk may go far before it finds something. So it goes step by step, a record or an entry each, some 10 us.
 """
 
-import base64
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias, get_args
@@ -22,6 +20,7 @@ from msgspec import Struct
 from ..store.contract import Index, IndexHit, Store
 from ..store.errors import Corrupt
 from .archive import Archive
+from .cursors import Cursors
 from .errors import UnknownRun
 from .limits import check_agent_name
 from .run_record import OPEN, RUN_STATUSES, RunRecord, RunStatus
@@ -38,7 +37,6 @@ _PIECE = 64
 _SLACK_MS = 60_000
 """A run's id, which orders it, is made by its caller; its time of making by the session. They are this near."""
 
-_NAME_BYTES = 6
 _CURSOR_ADVICE = "pass page.cursor of the page before, unchanged and with the same filters"
 
 
@@ -103,8 +101,8 @@ class RunWalk:
     def __init__(self, store: Store, wanted: RunFilter, *, session_id: str | None, cursor: str | None) -> None:
         self._archive = Archive(store)
         self._wanted = wanted
-        key = repr((sorted(wanted.statuses), wanted.agent, wanted.since_ms, session_id)).encode()
-        self._name = hashlib.blake2b(key, digest_size=_NAME_BYTES).digest()
+        listed = (sorted(wanted.statuses), wanted.agent, wanted.since_ms, session_id)
+        self._cursors = Cursors.of(*listed, what="this list", advice=_CURSOR_ADVICE)
         by_index = session_id is None and bool(wanted.statuses) and "completed" not in wanted.statuses
         walk = _ByIndex(store, wanted) if by_index else _BySession(store, self._archive, wanted, session_id)
         self._walk: _ByIndex | _BySession = walk
@@ -123,18 +121,14 @@ class RunWalk:
     @property
     def cursor(self) -> str:
         """Where it stands now: behind the run that it gave last."""
-        return base64.urlsafe_b64encode(self._name + msgspec.msgpack.encode(self._walk.place)).decode()
+        return self._cursors.to(msgspec.msgpack.encode(self._walk.place))
 
     def _go_to(self, cursor: object) -> None:
-        if not isinstance(cursor, str):
-            raise TypeError(f"cursor must be a string, not {type(cursor).__name__}: {_CURSOR_ADVICE}")
+        place = self._cursors.place(cursor)
         try:
-            data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-            if not data.startswith(self._name):
-                raise ValueError("of another list")
-            self._walk.go_to(msgspec.msgpack.decode(data[_NAME_BYTES:], type=list[bytes | None]))
+            self._walk.go_to(msgspec.msgpack.decode(place, type=list[bytes | None]))
         except (ValueError, msgspec.MsgspecError) as error:
-            raise ValueError(f"{cursor[:80]!r} is no cursor of this list: {_CURSOR_ADVICE}") from error
+            raise self._cursors.refusal(cursor) from error
 
 
 class _Entries:

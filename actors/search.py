@@ -6,13 +6,13 @@ the same in languages that part no words. Case and form do not count: text is fo
 Source: Unicode 15, section 3.13, D147 (compatibility caseless match), without its step for U+0345.
 """
 
-import hashlib
 import unicodedata
 from collections.abc import Iterator
 from typing import cast
 
 from msgspec import Struct
 
+from .cursors import Cursors
 from .limits import check_author
 from .message import ROLES, Message, Role
 
@@ -23,6 +23,8 @@ EXCERPT_CHARACTERS = 160
 
 QUERY_CHARACTERS_MAX = 1_000
 """A line of words, not a document."""
+
+_CURSOR_ADVICE = "pass page.cursor of the page before, unchanged, with the same words and filters"
 
 
 class SearchHit(Struct, frozen=True):
@@ -78,9 +80,9 @@ class Wanted(Struct, frozen=True):
         """This message, which matches, as a hit."""
         return SearchHit(session_id, message, excerpt_of(message.text, self.words[0]))
 
-    def name(self, *scope: str | None) -> bytes:
-        """Six bytes for this search in this scope: a cursor begins with them, so that no other search takes it."""
-        return hashlib.blake2b(repr((self.words, self.role, self.author, scope)).encode(), digest_size=6).digest()
+    def cursors(self, *scope: str | None) -> Cursors:
+        """Those of this search in this scope."""
+        return Cursors.of(self.words, self.role, self.author, scope, what="this search", advice=_CURSOR_ADVICE)
 
 
 def folded(text: str) -> str:

@@ -20,7 +20,7 @@ class CompactedSession(TurnSession):
             return False
         if count_visible(head.removed, 1, overlay.last_seq) != overlay.message_count:
             return False
-        present = self.overlay_of(head, context)
+        present = self.overlay_of(head)
         if present == overlay:
             return True  # its answer was lost
         if (present.last_seq if present is not None else 0) != message.earlier_seq:

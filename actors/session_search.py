@@ -5,7 +5,6 @@ long_work.py), so that nobody waits for more than a fraction of a millisecond. W
 committed.
 """
 
-import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,13 +14,13 @@ from msgspec import Struct
 from ..store.contract import Store
 from ..store.errors import Corrupt
 from .archive import WINDOW, Archive
+from .cursors import Cursors
 from .long_work import work_through
 from .search import SearchHit, SearchPage, Wanted
 from .session_records import SessionHead
 
 __all__ = ["Filters", "search_session", "search_sessions"]
 
-_ADVICE = "pass page.cursor of the page before, unchanged, with the same words and filters"
 _BEHIND_ALL = 2**63
 
 
@@ -54,7 +53,7 @@ class _Search:
     archive: Archive
     wanted: Wanted
     limit: int
-    name: bytes
+    cursors: Cursors
     at: _At | None = None
     hits: list[SearchHit] = field(default_factory=list[SearchHit])
 
@@ -66,7 +65,15 @@ class _Search:
     @property
     def page(self) -> SearchPage:
         """What it has come to."""
-        return SearchPage(self.hits, _cursor(self.name, self.at) if self.has_enough and self.at is not None else None)
+        at = self.at if self.has_enough else None
+        return SearchPage(self.hits, self.cursors.to(msgspec.msgpack.encode(at)) if at is not None else None)
+
+    def begun(self, cursor: str) -> _At:
+        """How far the search of this cursor had come. TypeError, ValueError where this gave no such cursor."""
+        try:
+            return _AT_DECODER.decode(self.cursors.place(cursor))
+        except msgspec.DecodeError as error:
+            raise self.cursors.refusal(cursor) from error
 
     def in_session(self, head: SessionHead, before_seq: int, position: bytes = b"") -> Iterator[None]:
         """Go through the messages of one session before this place."""
@@ -102,8 +109,8 @@ async def search_session(
     store: Store, session_id: str, wanted: Wanted, *, limit: int, cursor: str | None
 ) -> SearchPage:
     """See Session.search."""
-    search = _Search(Archive(store), wanted, limit, wanted.name(session_id))
-    begun = _from_cursor(cursor, search.name) if cursor is not None else None
+    search = _Search(Archive(store), wanted, limit, wanted.cursors(session_id))
+    begun = search.begun(cursor) if cursor is not None else None
     head = search.archive.head(session_id)
     if head is not None:
         before_seq = begun.before_seq if begun is not None else _BEHIND_ALL
@@ -115,10 +122,10 @@ async def search_sessions(
     store: Store, filters: Filters, wanted: Wanted, *, limit: int, cursor: str | None
 ) -> SearchPage:
     """See SessionManager.search."""
-    search = _Search(Archive(store), wanted, limit, wanted.name("all", filters.owner, filters.tag))
+    search = _Search(Archive(store), wanted, limit, wanted.cursors("all", filters.owner, filters.tag))
     begun: _At | None = None
     if cursor is not None:
-        begun = _from_cursor(cursor, search.name)
+        begun = search.begun(cursor)
         search.archive.check_position(begun.position, cursor, owner=filters.owner, tag=filters.tag)
     await work_through(store, search.in_sessions(filters, begun))
     return search.page
@@ -130,20 +137,3 @@ def _readable_head(archive: Archive, session_id: str) -> SessionHead | None:
     except Corrupt as error:
         archive.damage.report(error.where, error.reason)
         return None
-
-
-def _cursor(name: bytes, at: _At) -> str:
-    return base64.urlsafe_b64encode(name + msgspec.msgpack.encode(at)).decode()
-
-
-def _from_cursor(cursor: object, name: bytes) -> _At:
-    """How far the search had come. TypeError, ValueError where it gave no such cursor."""
-    if not isinstance(cursor, str):
-        raise TypeError(f"cursor must be a string, not {type(cursor).__name__}: {_ADVICE}")
-    try:
-        data = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-        if data.startswith(name):
-            return _AT_DECODER.decode(data[len(name) :])
-    except (ValueError, msgspec.DecodeError):
-        pass
-    raise ValueError(f"{cursor[:80]!r} is no cursor of this search: {_ADVICE}")

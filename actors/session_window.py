@@ -5,13 +5,12 @@ import logging
 from ..runtime.actor import handles
 from ..runtime.context import Context
 from ..runtime.identity import ActorId
-from ..store.contract import Store, Table
-from ..store.errors import Corrupt, StoreError
-from .overlay import OVERLAY_CODEC, Overlay
+from ..store.errors import StoreError
+from .overlay import Overlay
 from .seq_ranges import count_visible
 from .session_messages import ReadExcerpt, ReadUncovered, Uncovered
 from .session_reads import ReadableSession
-from .session_records import SessionHead, message_key, stream_of
+from .session_records import SessionHead
 from .window import Excerpt, ExcerptNeed
 
 __all__ = ["WindowedSession"]
@@ -36,7 +35,7 @@ class WindowedSession(ReadableSession):
             return Excerpt(tuple(self.visible_history.read(1, head.last_seq)))
         self.visible_history.load_for(need)
         messages, gap_at, gap = self.visible_history.excerpt(need, staged=False)
-        overlay = self.overlay_of(head, context) if need.overlay else None
+        overlay = self.overlay_of(head) if need.overlay else None
         return Excerpt(tuple(messages), gap_at, gap, overlay, dict(head.window_cuts).get(need.window, 0))
 
     @handles(ReadUncovered, gated=False)
@@ -45,7 +44,7 @@ class WindowedSession(ReadableSession):
         head = self.visible
         if head is None:
             return Uncovered((), None, 0, 0)
-        overlay, last = self.overlay_of(head, context), min(message.last_seq, head.last_seq)
+        overlay, last = self.overlay_of(head), min(message.last_seq, head.last_seq)
         first = overlay.last_seq + 1 if overlay is not None else 1
         messages = self.visible_history.read(first, last)
         return Uncovered(tuple(messages), overlay, count_visible(head.removed, 1, last), head.created_at_ms)
@@ -57,7 +56,7 @@ class WindowedSession(ReadableSession):
             return
         self.history.load_for(need)
         if need.overlay and self.ledger.head is not None:
-            self.overlay_of(self.ledger.head, context)
+            self.overlay_of(self.ledger.head)
 
     def granted_excerpt(self, need: ExcerptNeed | None, context: Context) -> Excerpt:
         """What a turn begins with; it cannot fail once `load_for` has not."""
@@ -70,14 +69,18 @@ class WindowedSession(ReadableSession):
         messages, gap_at, gap = self.history.excerpt(need, staged=True)
         head = self.ledger.head
         assert head is not None, "a turn begins in a session that is there"
-        overlay = self.overlay_of(head, context) if need.overlay else None
+        overlay = self.overlay_of(head) if need.overlay else None
         return Excerpt(tuple(messages), gap_at, gap, overlay, dict(head.window_cuts).get(need.window, 0))
 
-    def overlay_of(self, head: SessionHead, context: Context) -> Overlay | None:
+    def overlay_of(self, head: SessionHead) -> Overlay | None:
         """The latest overlay; None where there is none, or edits have changed what it covers."""
         if not head.overlay_seq:
             return None
-        overlay = self._overlays.get(head.overlay_seq) or self._read_overlay(context.store, head.overlay_seq)
+        overlay = self._overlays.get(head.overlay_seq)
+        if overlay is None:
+            overlay = self.archive.overlay(self.id.key, head.overlay_seq)
+            if overlay is not None:
+                self.keep_overlay(overlay)
         if overlay is None or count_visible(head.removed, 1, overlay.last_seq) != overlay.message_count:
             return None
         return overlay
@@ -88,16 +91,3 @@ class WindowedSession(ReadableSession):
         self._overlays[overlay.last_seq] = overlay
         if len(self._overlays) > 2:
             del self._overlays[next(iter(self._overlays))]
-
-    def _read_overlay(self, store: Store, seq: int) -> Overlay | None:
-        key = message_key(seq)
-        rows = store.scan(stream_of(self.id.key), Table.OVERLAY, start=key, limit=1)
-        if not rows or rows[0][0] != key:
-            return None
-        try:
-            overlay = OVERLAY_CODEC.decode(rows[0][1], where=f"the summary of session {self.id.key!r}")
-        except Corrupt as error:
-            store.damage.report(error.where, error.reason)  # the messages are all there
-            return None
-        self.keep_overlay(overlay)
-        return overlay

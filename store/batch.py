@@ -58,7 +58,6 @@ class Index(IntEnum):
     OPEN_RUN = 4
     REMINDER_DUE = 5
     RUN_STATUS = 6
-    OUTCOME_DUE = 7
     OUTBOX_DUE = 8
 
 

@@ -86,7 +86,6 @@ INDEX_LAYOUTS: Mapping[Index, IndexLayout] = MappingProxyType(
         Index.OPEN_RUN: IndexLayout.CLEAR,
         Index.REMINDER_DUE: IndexLayout.TIME_FIRST,
         Index.RUN_STATUS: IndexLayout.CLEAR,
-        Index.OUTCOME_DUE: IndexLayout.TIME_FIRST,
         Index.OUTBOX_DUE: IndexLayout.CLEAR,
     }
 )

@@ -67,10 +67,10 @@ def test_submitted_run_whose_agent_crashes_on_its_grant_can_go_on(run: Run) -> N
                 await anyio.sleep(0.1)
                 submission = await agent.submit("one")
                 crash_next(runtime, "agent", "A#1")
-            await anyio.sleep(60)
-            assert [each.status for each in await ended(session)][1] == "interrupted"
+                await anyio.sleep(60)
+                assert [each.status for each in await ended(session)][1] == "interrupted"
 
-            assert (await agent.retry(submission.run_id)).text == "answered"
+                assert (await agent.retry(submission.run_id)).text == "answered"
 
     run(body)
 

@@ -228,7 +228,7 @@ def test_a_submission_that_joins_a_chat_which_waits_is_stored_and_outlives_the_c
     run: Run, overlap: Overlap
 ) -> None:
     async def body() -> None:
-        store = MemoryStore()
+        store, run_id = MemoryStore(), ""
         async with Runtime.on(lambda: store, drain_timeout_s=0.0) as runtime:
             agent, session = agent_on(runtime), Session(runtime, "s", debounce_s=5.0)
 
@@ -244,11 +244,12 @@ def test_a_submission_that_joins_a_chat_which_waits_is_stored_and_outlives_the_c
                 submission = await agent.submit("asked", session=session, key="k", overlap=overlap)
                 await anyio.sleep(0.5)
                 assert await submission.status() == "queued"
+                run_id = submission.run_id
                 tasks.cancel_scope.cancel()
         store = store.reopened()
         async with Runtime.on(lambda: store) as runtime:
-            assert await agent_on(runtime).submission(submission.run_id).status() == "interrupted"
-            assert (await agent_on(runtime).resume(submission.run_id)).text == "echo: asked"
+            assert await agent_on(runtime).submission(run_id).status() == "interrupted"
+            assert (await agent_on(runtime).resume(run_id)).text == "echo: asked"
 
     run(body)
 
