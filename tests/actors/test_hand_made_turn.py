@@ -14,14 +14,9 @@ from callboard import (
     Session,
     StaleTurn,
 )
-from callboard.testing import ScriptedModel, crash_next, run_in_virtual_time
+from callboard.testing import ScriptedModel, crash_next
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def agent_on(runtime: Runtime, script: Any = (), **options: Any) -> Agent[Any]:

@@ -7,14 +7,9 @@ import pytest
 
 from callboard import Agent, Failed, RunRecord, Runtime, Session, Unknown
 from callboard.runtime import ActorFailed, RestartPolicy
-from callboard.testing import ScriptedModel, crash_next, run_in_virtual_time
+from callboard.testing import ScriptedModel, crash_next
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 async def ended(session: Session) -> list[RunRecord]:

@@ -24,17 +24,12 @@ from callboard import (
     tool,
 )
 from callboard.actors.turns import Overlap
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 OVERLAPS_TOLD: tuple[Overlap, ...] = ("queue", "latest", "steer", "debounce")
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def test_merged_inputs_are_answered_in_one_turn_and_all_callers_get_its_reply(run: Run) -> None:

@@ -11,19 +11,13 @@ import pytest
 
 from callboard import Agent, Failed, RunFailed, Runtime, Session, ToolCall
 from callboard.actors.session_records import SESSION_KIND
-from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_virtual_time, until_quiet
+from callboard.testing import ScriptedModel, crash_next, model_answer, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 SESSIONS = 1000
 KEPT = 50
 IDLE_S = 30.0
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both: actors here are idle for minutes."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def state_of(runtime: Runtime, session_id: str) -> str:

@@ -26,18 +26,13 @@ from callboard import (
 from callboard.actors.outcomes import OUTCOMES_KEPT_MS
 from callboard.actors.turns import WAITING_MAX, Overlap
 from callboard.store import MemoryStore, Table
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 class Colour(msgspec.Struct):
     name: str
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def agent_on(runtime: Runtime, model: ScriptedModel | None = None, **options: Any) -> Agent[Any]:

@@ -25,18 +25,12 @@ from callboard import (
     UnknownRun,
 )
 from callboard.actors.session_messages import BeginTurn, CancelTurn
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time, until_quiet
+from callboard.testing import ScriptedModel, model_answer, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 NO = BadRequest("no")
 CALL = model_answer(tool_calls=[ToolCall("c", "look", "{}")])
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Both backends in virtual time: what is told of seconds here must not depend on the machine."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def agent_in(session: Session, script: Any = (), *, delay_s: float = 0.0) -> Agent:

@@ -34,18 +34,12 @@ from callboard.observing import (
     current_run,
 )
 from callboard.runtime import Backoff
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 QUICK = RunPolicy(backoff=Backoff(first_s=0.01, max_s=0.02))
 SECRET = "my password is swordfish"
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 around: ContextVar[tuple[str, ...]] = ContextVar("around", default=())

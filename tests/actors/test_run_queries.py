@@ -26,16 +26,11 @@ from callboard.actors.run_queries import RunWalk, run_filter
 from callboard.actors.run_record import OPEN, RUN_STATUSES, RunStatus
 from callboard.actors.session_records import HEAD_CODEC, RUN_CODEC, SessionHead, index_changes, status_value, stream_of
 from callboard.store import Batch, Index, IndexRow, MemoryStore, Row, Table
-from callboard.testing import ScriptedModel, run_in_virtual_time, until_quiet
+from callboard.testing import ScriptedModel, until_quiet
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 KEY = bytes(range(32))
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def agent_in(session: Session, name: str, *script: Any, delay_s: float = 0.0) -> Agent:

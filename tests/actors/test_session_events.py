@@ -40,12 +40,6 @@ from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_vi
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
-
-
 def told(event: SessionEvent) -> str:
     """An event in a word or two."""
     match event:

@@ -26,14 +26,9 @@ from callboard import (
     Usage,
 )
 from callboard.actors.spans import SPANS_MAX, SpanLog, current_span, inside_span
-from callboard.testing import ScriptedModel, fail_commit, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, fail_commit, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def tree(spans: list[SpanRecord]) -> list[tuple[int, int, str, str]]:

@@ -25,19 +25,13 @@ from callboard import (
     Usage,
 )
 from callboard.runtime import Backoff
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 PRICES = Prices({"scripted": Price(input=10.0, output=20.0)})
 ONE = Usage(prompt_tokens=80, completion_tokens=20, total_tokens=100, requests=1)
 CALL = model_answer(tool_calls=[ToolCall("c", "look", "{}")], usage=ONE)
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Both backends in virtual time: what is told of seconds here must not depend on the machine."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 async def look() -> str:

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-import pytest
 from callers import Callers, said, slow
 
 from callboard import (
@@ -15,14 +14,9 @@ from callboard import (
     ToolCall,
     tool,
 )
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 def test_steering_input_enters_the_turn_before_its_next_model_call(run: Run) -> None:

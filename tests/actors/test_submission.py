@@ -23,16 +23,11 @@ from callboard import (
 )
 from callboard.actors.turns import WAITING_MAX, Overlap
 from callboard.store import MemoryStore
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 LOOK_UP = [ToolCall(id="c1", name="look_up", arguments='{"topic":"tides"}')]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 @tool

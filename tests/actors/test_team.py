@@ -33,15 +33,9 @@ from callboard import (
     TeamTurn,
     ToolCall,
 )
-from callboard.testing import ScriptedModel, model_answer, run_in_virtual_time
+from callboard.testing import ScriptedModel, model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both: teams have long waits."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 # Sequence -----------------------------------------------------------------------------------------------------------

@@ -24,15 +24,9 @@ from callboard import (
     tool,
 )
 from callboard.store import MemoryStore
-from callboard.testing import model_answer, run_in_virtual_time
+from callboard.testing import model_answer
 
 Run: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a body on one backend, in virtual time on both: teams have long waits."""
-    return lambda body: run_in_virtual_time(body, backend=request.param)
 
 
 # Events -------------------------------------------------------------------------------------------------------------
