@@ -146,5 +146,5 @@ def check_not_held(session_id: str, action: str) -> None:
     if any([turn.session_id == session_id for turn in current_held_turns()]):
         raise CyclicAsk(
             f"{action} waits for the next turn of session {session_id!r}, from within a turn of it that waits for "
-            "this: return the text from the tool instead, or use another session"
+            "this: let the tool return the text, or the turn made by hand add it, or use another session"
         )
