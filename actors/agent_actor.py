@@ -82,6 +82,16 @@ class _Accept(Struct, frozen=True):
     session_id: str
 
 
+class _Work(Struct, frozen=True):
+    """The tag of the child that is a run's execution."""
+
+    run_id: str
+    session_id: str | None
+
+    def __str__(self) -> str:
+        return self.run_id
+
+
 class _Wait(Struct, frozen=True):
     """The tag of a WaitRun: who waits for which run."""
 
@@ -101,7 +111,8 @@ class _Live:
     """A run that is under way: what was asked, the reply that is owed, and its execution once it has its turn.
 
     `ticket` is None where its caller does not wait for it: it has gone, or has only submitted the run. `followers` is
-    how many others wait for it, `joined` the run whose answer it waits for instead of one of its own.
+    how many others wait for it, `joined` the run whose answer it waits for instead of one of its own. It `waited` where
+    the session has had it in its queue.
     """
 
     ticket: Ticket | None
@@ -110,7 +121,12 @@ class _Live:
     followers: int = 0
     joined: str = ""
     submitted: bool = False
+    waited: bool = False
     revoked: UnknownSession | None = None
+
+    @property
+    def work(self) -> _Work:
+        return _Work(self.request.run_id, self.request.session_id)
 
 
 class AgentActor(Actor):
@@ -191,8 +207,8 @@ class AgentActor(Actor):
 
     @handles(Answered, retryable=True)
     def answered(self, signal: Answered, context: Context) -> None:
-        """The session granted the turn, or did not; or it ended one. Where this crashes, the next activation gets the
-        grant, and gives it back."""
+        """The session granted the turn, or did not; or it ended one. Where this crashes, an activation after it gets
+        the grant, and gives it back."""
         tag: _Begin | _Accept | _Wait | _End = signal.tag
         if isinstance(tag, _Begin):
             self._turn_answered(tag, signal, context)
@@ -215,13 +231,17 @@ class AgentActor(Actor):
         tag: _End = signal.tag
         self._end_turn(tag.session_id, tag.cancel, context)
 
-    @handles(ChildEnded)
+    @handles(ChildEnded, retryable=True)
     def run_ended(self, signal: ChildEnded, context: Context) -> None:
         """Answer the caller."""
-        live = self.live.pop(signal.tag, None)
+        tag: _Work = signal.tag
+        run_id, session_id = tag.run_id, tag.session_id
+        live = self.live.pop(run_id, None)
         if live is None:
+            if session_id is not None and signal.error is not None:  # an activation crashed that was to end its turn
+                self._end_turn(session_id, CancelTurn(run_id, str(signal.error), None), context)
             return
-        execution, session_id = live.execution, live.request.session_id
+        execution = live.execution
         assert execution is not None, "a child is spawned with its execution"
         self._model_used(execution.spec.model)
         if live.ticket is None:
@@ -230,9 +250,9 @@ class AgentActor(Actor):
             live.ticket.reply(signal.value)
         else:
             live.ticket.fail(live.revoked or _failure(signal, execution))
-        execution.spec.listeners.close(signal.tag)
+        execution.spec.listeners.close(run_id)
         if session_id is not None and not execution.turn_over:
-            self._end_turn(session_id, CancelTurn(signal.tag, str(signal.error), execution.end_status), context)
+            self._end_turn(session_id, CancelTurn(run_id, str(signal.error), execution.end_status), context)
 
     @handles(Abandoned)
     def abandoned(self, signal: Abandoned, context: Context) -> None:
@@ -273,7 +293,7 @@ class AgentActor(Actor):
             self._end_turn(context.sender.key, cancel, context)
             return
         if live.execution.wishes.stop(message.reason, when=message.when, keep=message.keep):
-            context.cancel_child(message.run_id)
+            context.cancel_child(live.work)
 
     @handles(Steered)
     def steered(self, message: Steered, _context: Context) -> None:
@@ -300,15 +320,17 @@ class AgentActor(Actor):
     @handles(Delivery)
     def delivery(self, message: Delivery, _context: Context) -> None:
         """Let whoever listens to a run know how its input waits."""
+        run_id = message.delivered.run_id
+        live = self.live.get(run_id)
+        if live is not None:
+            live.waited = True
         if self.spec is not None:
-            run_id = message.delivered.run_id
-            live = self.live.get(run_id)
             self.spec.tell(run_id, live.request.session_id if live is not None else None, message.delivered)
 
     def _stop(self, live: _Live, reason: str, context: Context) -> None:
         assert live.execution is not None
         live.execution.wishes.stop(reason)
-        context.cancel_child(live.request.run_id)
+        context.cancel_child(live.work)
 
     def _present_spec(self) -> AgentSpec:
         if self.spec is None:
@@ -336,7 +358,7 @@ class AgentActor(Actor):
             if live.ticket is not None:
                 live.ticket.fail(RunFailed(tag.run_id, str(signal.error)) if withdrawn else signal.error)
             self._present_spec().listeners.close(tag.run_id)
-        end = _end_of(tag, signal)
+        end = _end_of(tag, signal, waited=live is None or live.waited)
         if end is not None:
             self._end_turn(tag.session_id, end, context)
 
@@ -349,7 +371,7 @@ class AgentActor(Actor):
                 live.ticket.fail(error)
             if isinstance(error, Unknown) or (error is None and signal.value is None):
                 # It may be stored, or is, and its caller was not told: an activation crashed that was to say so.
-                self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up"), context)
+                self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up", None), context)
             return
         joined: Joined | None = signal.value
         assert live.ticket is not None
@@ -439,25 +461,28 @@ class AgentActor(Actor):
             window=live.request.window,
             caller=live.request.caller,
         )
-        context.spawn(live.execution.run, tag=run_id)
+        context.spawn(live.execution.run, tag=live.work)
 
 
 def _need(request: StartRun) -> ExcerptNeed | None:
     return None if request.window is None else request.window.need()
 
 
-def _end_of(tag: _Begin, signal: Answered) -> CancelTurn | None:
-    """What ends a turn that nobody takes, or a run that is stored and gets none; None where there is nothing to end."""
-    error = signal.error
+def _end_of(tag: _Begin, signal: Answered, *, waited: bool) -> CancelTurn | None:
+    """What ends a turn that nobody takes, or a run that waited for one and gets none; None where nothing is left.
+
+    `waited` is whether the run was in the session's queue: then others may have come to want it.
+    """
+    error, gave_up = signal.error, "the agent gave the run up"
+    if tag.resumes:  # another may have it go on: only a grant is ours to give back
+        lost = error is None or isinstance(error, Unknown)
+        return CancelTurn(tag.run_id, gave_up, "interrupted") if lost else None
     if error is None or isinstance(error, Unknown):
         # Given up meanwhile, here or by an activation that crashed; or it may be granted without our hearing of it.
-        status: Literal["cancelled", "interrupted"] = "interrupted" if tag.accepted or tag.resumes else "cancelled"
-        return CancelTurn(tag.run_id, "the agent gave the run up", status)
-    if tag.accepted and isinstance(error, Busy | StaleTurn):  # the session's own decision
-        return CancelTurn(tag.run_id, str(error), "cancelled")
-    if tag.accepted or (isinstance(error, Failed) and not tag.resumes):  # somebody may have submitted it under its key
-        return CancelTurn(tag.run_id, str(error), "interrupted")
-    return None
+        return CancelTurn(tag.run_id, gave_up, None)
+    if isinstance(error, Busy | StaleTurn):  # the session's own decision
+        return CancelTurn(tag.run_id, str(error), "cancelled") if tag.accepted else None
+    return CancelTurn(tag.run_id, str(error), None) if tag.accepted or waited else None
 
 
 def _failure(signal: ChildEnded, execution: Execution) -> CallboardError:
@@ -466,6 +491,6 @@ def _failure(signal: ChildEnded, execution: Execution) -> CallboardError:
         return signal.error
     # Cancelled, or a fault of ours and not the model's: the turn may still be open.
     stopped = isinstance(signal.error, CallboardError)
-    failure = RunFailed(signal.tag, execution.wishes.reason if stopped else f"it crashed with {signal.error!r}")
+    failure = RunFailed(signal.tag.run_id, execution.wishes.reason if stopped else f"it crashed with {signal.error!r}")
     failure.__cause__ = signal.error
     return failure

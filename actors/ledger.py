@@ -172,8 +172,18 @@ class Ledger:
     def accept_run(self, record: RunRecord, *, at_ms: int) -> None:
         """A run is stored before it has a turn: it was submitted."""
         head = self._existing()
-        self._begin_run(record)
+        self._begin_run(replace(record, submitted=True))
         self._change(at_ms, run_count=head.run_count + 1, queued_runs=(*head.queued_runs, record.id))
+
+    def note_submitted(self, record: RunRecord) -> None:
+        """A run that is stored goes on without its caller from now on."""
+        noted = replace(record, submitted=True)
+        if record.id in self.runs:
+            self.runs[record.id] = noted
+            self._put_run(noted)
+        else:
+            self._replace_ended(noted)
+        self._touched = True
 
     def journal(self, step: Step) -> None:
         """Keep an entry of the running turn's journal; one that is kept already is left as it is."""
@@ -433,11 +443,13 @@ class Ledger:
         """The run's input stands in history from this place on; so does that of the run that it retries."""
         origin = self._find_run(record.retry_of) if record.retry_of else None
         if origin is not None and origin.input_seq != seq:
-            origin = replace(origin, input_seq=seq)
-            self.ended[origin.id] = origin
-            self._ended_now.append(origin.id)
-            self._rows.append(Row(Table.RUN, origin.id.encode(), RUN_CODEC.encode(origin)))
+            self._replace_ended(replace(origin, input_seq=seq))
         return replace(record, input_seq=seq)
+
+    def _replace_ended(self, record: RunRecord) -> None:
+        self.ended[record.id] = record
+        self._ended_now.append(record.id)
+        self._rows.append(Row(Table.RUN, record.id.encode(), RUN_CODEC.encode(record)))
 
     def _end_run(self, record: RunRecord, end: RunEnd, *, at_ms: int) -> None:
         ended = advance(

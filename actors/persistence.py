@@ -10,7 +10,7 @@ from ..runtime.budget import Backoff
 from ..runtime.errors import Failed, Rejected, Unknown
 from ..store.errors import StoreError
 
-__all__ = ["persist"]
+__all__ = ["CLOSE_TIMEOUT_S", "persist"]
 
 ReplyT = TypeVar("ReplyT")
 

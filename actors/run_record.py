@@ -84,6 +84,7 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
             it: kept from an earlier turn of it, or from the run that it retries. Else 0.
         retry_of: the first run with this input, where this one tries it again; else "".
         partial: True where it was stopped and what it had done stands in history.
+        submitted: True where it goes on without a caller: it was submitted, or a submission has joined it.
     """
 
     id: str
@@ -111,6 +112,7 @@ class RunRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"
     input_seq: int = 0
     retry_of: str = ""
     partial: bool = False
+    submitted: bool = False
 
     @property
     def journal_turn(self) -> int:

@@ -266,12 +266,13 @@ class CancelRun(Request[bool], frozen=True):
 class CancelTurn(Request[bool], frozen=True):
     """The run needs no turn any more: taken out of the queue, or its running turn is ended with this status.
 
-    Answered with whether there was one. Sent again, it does no harm.
+    Answered with whether there was one. Sent again, it does no harm. `status` None is for a run that nobody drives any
+    more: interrupted where it was submitted, so that it can go on; else cancelled, as its caller was told.
     """
 
     run_id: str
     reason: str
-    status: Literal["failed", "cancelled", "interrupted"] = "cancelled"
+    status: Literal["failed", "cancelled", "interrupted"] | None = "cancelled"
 
 
 class TurnRevoked(Request[None], frozen=True):

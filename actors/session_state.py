@@ -22,7 +22,7 @@ from ..runtime.actor import handles
 from ..runtime.budget import Backoff
 from ..runtime.context import Context, Ticket
 from ..runtime.identity import ActorId
-from ..runtime.signals import Answered, Tick
+from ..runtime.signals import Answered
 from ..store.contract import Row, Table
 from .outbox import Outbox
 from .session_messages import CloseTurn
@@ -171,14 +171,13 @@ class StatefulSession(TurnSession):
             for ticket, view in waiting:
                 ticket.reply(self._view() if view else None)
 
-    @handles(Tick)
-    def tick(self, signal: Tick, context: Context) -> None:
-        """A pause is over: send again what failed, and what came behind it. All other timers are those of turns."""
-        if isinstance(signal.tag, _SendAgain):
-            self.outbox.pause_over(signal.tag.target)
-            self._send(signal.tag.target, context)
+    def time_is_over(self, tag: Any, context: Context) -> None:
+        """A pause is over: send again what failed, and what came behind it."""
+        if isinstance(tag, _SendAgain):
+            self.outbox.pause_over(tag.target)
+            self._send(tag.target, context)
         else:
-            self.quiet_is_over(signal, context)
+            super().time_is_over(tag, context)
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@ their agent has failed."""
 
 from typing import Any
 
+from msgspec import Struct
+
 from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
@@ -10,6 +12,7 @@ from ..runtime.signals import Abandoned, ActorEnded
 from .errors import StaleTurn
 from .ledger import RunEnd
 from .limits import storable_reason
+from .persistence import CLOSE_TIMEOUT_S
 from .run_record import RunStatus, advance
 from .run_wishes import CALLER_WENT_AWAY
 from .session_messages import (
@@ -26,6 +29,16 @@ from .session_waits import agent_of
 
 __all__ = ["StoppableSession"]
 
+_ORPHAN_S = CLOSE_TIMEOUT_S + 1.0
+"""After this a turn whose agent has failed is closed by nobody."""
+
+
+class _Orphan(Struct, frozen=True):
+    """The tag of a timer: the agent of this run, which had the turn, has failed for this reason."""
+
+    run_id: str
+    reason: str
+
 
 class StoppableSession(TurnSession):
     """See the module's text."""
@@ -33,13 +46,15 @@ class StoppableSession(TurnSession):
     @handles(CancelTurn, retryable=True)
     def cancel_turn(self, message: CancelTurn, context: Context) -> bool:
         """Give up a run's place in the queue, or its running turn."""
-        running = self.turns.running
+        running, record = self.turns.running, self.ledger.runs.get(message.run_id)
+        status = message.status or ("interrupted" if record is not None and record.submitted else "cancelled")
         if running is not None and running.entry.run_id == message.run_id:
-            end = RunEnd(message.status, message.reason, attempts=self.ledger.runs[message.run_id].attempts)
+            assert record is not None
+            end = RunEnd(status, message.reason, attempts=record.attempts)
             self.history.extend(self.ledger.close_turn(end, (), at_ms=context.wall_ms()))
             self.advance_turns(running.number, context)
             return True
-        return self._give_up(message.run_id, message.reason, context, status=message.status)
+        return self._give_up(message.run_id, message.reason, context, status=status)
 
     @handles(CancelRun, retryable=True)
     def cancel_run(self, message: CancelRun, context: Context) -> bool | Ticket:
@@ -80,11 +95,21 @@ class StoppableSession(TurnSession):
 
     @handles(ActorEnded)
     def agent_ended(self, signal: ActorEnded, context: Context) -> None:
-        """The agent that drives the running turn has failed or was stopped: it will not close it."""
+        """The agent that drives the running turn has failed, or was stopped.
+
+        The run's execution, where there is one, was cancelled and closes the turn; it knows best how that ended, so it
+        is given the time that it may take.
+        """
+        reason = f"its agent has {signal.reason}" + (f": {signal.error!r}" if signal.error is not None else "")
+        context.after(_ORPHAN_S, _Orphan(signal.tag, reason))
+
+    def time_is_over(self, tag: Any, context: Context) -> None:
+        """Nobody has closed a turn whose agent has failed."""
         running = self.turns.running
-        if running is not None and running.entry.run_id == signal.tag:
-            reason = f"its agent has {signal.reason}" + (f": {signal.error!r}" if signal.error is not None else "")
-            self.cancel_turn(CancelTurn(running.entry.run_id, reason, "interrupted"), context)
+        if not isinstance(tag, _Orphan):
+            super().time_is_over(tag, context)
+        elif running is not None and running.entry.run_id == tag.run_id:
+            self.cancel_turn(CancelTurn(tag.run_id, tag.reason, "interrupted"), context)
 
     def make_way(self, context: Context) -> None:
         running, keep = self.turns.running, self.turns.stop == "keep"

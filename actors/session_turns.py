@@ -43,7 +43,7 @@ from .session_messages import (
     TakeInput,
 )
 from .session_records import SessionHead, Step, copy_metadata
-from .session_waits import WaitedSession, Waiting, agent_of, begun
+from .session_waits import WaitedSession, Waiting, agent_of, as_retry, begun
 from .session_window import WindowedSession
 from .turns import OVERLAP_RULES, WAITING_MAX, Entry, Granted, Overlap, Refused, Turn
 
@@ -66,8 +66,9 @@ class TurnSession(WaitedSession, WindowedSession):
         if message.key is not None:
             found = self.keyed(message.key, run.id, at_ms=at_ms)
             if found is not None and ON_KEY[found.status] != "run":
-                return self._accept_joined(message, found, context)
-            run = _again(run, found)
+                self.keep_going(message, found, context)
+                return self.joined(found)
+            run = as_retry(run, found)
         self._check_room(message.overlap)
         self.ledger.ensure(message.defaults, at_ms=at_ms)
         self.ledger.accept_run(run, at_ms=at_ms)
@@ -88,7 +89,7 @@ class TurnSession(WaitedSession, WindowedSession):
         if found is not None and ON_KEY[found.status] != "run":
             self.join(message, ticket, found, how="joined", context=context)
             return ticket
-        run = self.ledger.runs[run.id] if message.accepted else _again(run, found)
+        run = self.ledger.runs.get(run.id) or as_retry(run, found)
         waiting = Waiting(ticket, replace(message, run=run), context.sender)
         entry = Entry[Waiting | None](run.id, waiting, message.overlap, _group(waiting))
         if message.overlap == "debounce":
@@ -98,9 +99,14 @@ class TurnSession(WaitedSession, WindowedSession):
         return ticket
 
     @handles(Tick)
-    def quiet_is_over(self, signal: Tick, context: Context) -> None:
-        """Those of a group whose input was held get a turn, or wait for one, together."""
-        entries = self.quiet.release(signal.tag)
+    def tick(self, signal: Tick, context: Context) -> None:
+        """A time is over."""
+        self.time_is_over(signal.tag, context)
+
+    def time_is_over(self, tag: Any, context: Context) -> None:
+        """Those of a group whose input was held get a turn, or wait for one, together. Halves with timers of their own
+        know these by their tags."""
+        entries = self.quiet.release(tag)
         if not entries:
             return
         turn = self.turns.offer_together(entries)
@@ -267,18 +273,6 @@ class TurnSession(WaitedSession, WindowedSession):
         if entry.rule.steers and agent is not None:
             context.tell(agent, Steered(running.entry.run_id))
 
-    def _accept_joined(self, message: AcceptRun, found: RunRecord, context: Context) -> Joined:
-        """A run that there is already answers what was submitted: it is stored now, and goes on without its caller."""
-        assert message.key is not None
-        head, at_ms = self.ledger.head, context.wall_ms()
-        if found.status == "queued" and (head is None or found.id not in head.queued_runs):
-            self.ledger.ensure(message.defaults, at_ms=at_ms)
-            self.ledger.accept_run(found, at_ms=at_ms)
-            self.remember(message.key, found.id, at_ms=at_ms)
-            self.stage(context)
-        self.follow(found, message.run.id, context)
-        return self.joined(found)
-
     def _check_room(self, overlap: Overlap) -> None:
         """Raises Busy where so many wait, held and accepted ones too, that this one would not get a turn."""
         head, running = self.ledger.head, self.turns.running
@@ -337,7 +331,10 @@ class TurnSession(WaitedSession, WindowedSession):
         assert entry.payload is not None
         begin, at_ms = begun(entry), context.wall_ms()
         end = RunEnd("cancelled", f"its input was {how} into run {run_id}")
-        self.ledger.end_queued(self.ledger.runs.get(entry.run_id, begin.run), end, at_ms=at_ms, joined=run_id)
+        record = self.ledger.runs.get(entry.run_id, begin.run)
+        if record.submitted:
+            self.ledger.note_submitted(self.ledger.runs[run_id])
+        self.ledger.end_queued(record, end, at_ms=at_ms, joined=run_id)
         if begin.key is not None:
             self.remember(begin.key, run_id, at_ms=at_ms)
         self.join(begin, entry.payload.ticket, self.ledger.runs[run_id], how=how, context=context)
@@ -361,7 +358,7 @@ class TurnSession(WaitedSession, WindowedSession):
         assert isinstance(waiting.message, ResumeTurn)
         assert waiting.resumed is not None
         resumed, decisions = waiting.resumed, waiting.message.decisions
-        record = replace(resumed.record, input_seq=self.input_place(resumed.record))
+        record = replace(self.record_of(resumed.record.id), input_seq=self.input_place(resumed.record))
         self.ledger.resume_turn(number, record, steps=len(resumed.steps), at_ms=context.wall_ms())
         if not decisions:
             return resumed
@@ -423,7 +420,7 @@ class TurnSession(WaitedSession, WindowedSession):
         """The turn of a run that begins, with those that were merged into it."""
         begin, at_ms = begun(turn.entry), context.wall_ms()
         self.ledger.ensure(begin.defaults, at_ms=at_ms)
-        run = begin.run
+        run = self.ledger.runs.get(begin.run.id, begin.run)  # a submission may have joined it meanwhile
         if turn.merged:
             said = chain(run.input, *(begun(entry).run.input for entry in turn.merged))
             kept = run.keep_input or any(begun(entry).run.keep_input for entry in turn.merged)
@@ -489,11 +486,10 @@ def step_id(message: OneStep[Any]) -> str:
     return f"step_{message.number:016x}"
 
 
-def _again(run: RunRecord, before: RunRecord | None) -> RunRecord:
-    """A run that has the key of one that was cancelled: it tries that again, whose input may stand in history."""
-    return run if before is None or run.retry_of else replace(run, retry_of=before.retry_of or before.id)
-
-
 def _group(waiting: Waiting) -> str:
-    """Inputs to one agent can be merged, and take one another's place."""
-    return str(waiting.sender)
+    """Inputs to one agent can be merged, and take one another's place. What is tried again merges with no other: its
+    input may stand in history, and its answer is to follow that alone."""
+    message, group = waiting.message, str(waiting.sender)
+    if isinstance(message, BeginTurn) and message.run.retry_of and OVERLAP_RULES[message.overlap].merges:
+        return f"{group} {message.run.id}"
+    return group

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..runtime.actor import handles
 from ..runtime.context import Context, Ticket
 from ..runtime.envelope import Request
@@ -18,11 +20,11 @@ from .outcomes import Key, Outcomes
 from .quiet import Quiet
 from .reply import Delivered, DeliveredAs
 from .run_record import RunRecord
-from .session_messages import BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
+from .session_messages import AcceptRun, BeginTurn, Followers, Joined, Resumed, RunOutcome, Unfollow, WaitRun
 from .session_reads import ReadableSession
 from .turns import Entry, TurnQueue
 
-__all__ = ["WaitedSession", "Waiting", "agent_of", "begun"]
+__all__ = ["WaitedSession", "Waiting", "agent_of", "as_retry", "begun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ def begun(entry: Entry[Waiting | None]) -> BeginTurn:
     assert entry.payload is not None
     assert isinstance(entry.payload.message, BeginTurn)
     return entry.payload.message
+
+
+def as_retry(run: RunRecord, before: RunRecord | None) -> RunRecord:
+    """A run that has the key of one that was cancelled: it tries that again, whose input may stand in history."""
+    if before is None or run.retry_of or before.input != run.input:  # it was merged with others, or taken into another
+        return run
+    return replace(run, retry_of=before.retry_of or before.id)
 
 
 class WaitedSession(ReadableSession):
@@ -95,8 +104,9 @@ class WaitedSession(ReadableSession):
         return self.ledger.runs.get(run_id) or self.ledger.ended.get(run_id) or self.archive.run(self.id.key, run_id)
 
     def follower_count(self, run_id: str) -> int:
-        """How many wait for the run beside its own caller."""
-        return len(self._followers.get(run_id, ()))
+        """How many want the run beside its own caller: those that wait for it, and whoever submitted it."""
+        record = self.ledger.runs.get(run_id) or self.ledger.ended.get(run_id)
+        return len(self._followers.get(run_id, ())) + (record is not None and record.submitted)
 
     def answering(self, run_id: str) -> RunRecord:
         """The run that has the answer of this one, or will have: another, where its input was merged or taken in."""
@@ -128,6 +138,25 @@ class WaitedSession(ReadableSession):
         if follower not in followers:
             followers.add(follower)
             self._tell_followers(record.id, context)
+
+    def keep_going(self, message: AcceptRun, found: RunRecord, context: Context) -> None:
+        """What is submitted is answered by a run that there is: it is stored, and goes on without its caller."""
+        assert message.key is not None
+        if self._has_outcome(found) or found.submitted:
+            return
+        head, at_ms = self.ledger.head, context.wall_ms()
+        if found.status == "queued" and (head is None or found.id not in head.queued_runs):
+            self.ledger.ensure(message.defaults, at_ms=at_ms)
+            self.ledger.accept_run(found, at_ms=at_ms)
+            self.remember(message.key, found.id, at_ms=at_ms)
+        else:
+            self.ledger.note_submitted(found)
+        self.stage(context)
+        self._tell_followers(found.id, context)
+
+    def stage(self, context: Context) -> None:
+        """Write what the ledger has gathered. `TurnSession` does."""
+        raise NotImplementedError
 
     def join(self, begin: BeginTurn, ticket: Ticket, record: RunRecord, *, how: DeliveredAs, context: Context) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
@@ -164,7 +193,8 @@ class WaitedSession(ReadableSession):
                     self.follow(self.record_of(record.joined), wait.follower, context)
             elif self._has_outcome(record):
                 self.settle_wait(record)
-        for run_id in [run_id for run_id in self._followers if run_id not in self.ledger.runs]:
+        wanted = {run_id for run_id in self._followers if run_id in self.ledger.runs or self.turns.holds(run_id)}
+        for run_id in self._followers.keys() - wanted:
             del self._followers[run_id]
 
     def settle_wait(self, record: RunRecord) -> None:

@@ -177,8 +177,9 @@ class Stage:
 
     @property
     def warm_s(self) -> float:
-        """When a worker has in memory what it will have: sessions come, and go once they were idle for so long."""
-        return 10.0 + 1.5 * self._plan.idle_s
+        """When a worker has in memory what it will have: every user has come once, and sessions go once they were idle
+        for so long."""
+        return 10.0 + self._plan.think_s + 1.5 * self._plan.idle_s
 
     @property
     def _open_for_s(self) -> float:

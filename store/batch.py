@@ -50,7 +50,7 @@ class Table(IntEnum):
 
 
 class Index(IntEnum):
-    """The indexes over all streams. A number is never given to another index."""
+    """The indexes over all streams. A number is never given to another index; 7 was."""
 
     UPDATED = 1
     OWNER = 2

@@ -5,9 +5,20 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from callboard import Agent, Failed, RunRecord, Runtime, Session, Unknown
+from callboard import (
+    Agent,
+    Failed,
+    RunRecord,
+    Runtime,
+    Session,
+    SessionManager,
+    ToolCall,
+    Unknown,
+    Usage,
+)
+from callboard.actors.turns import Overlap
 from callboard.runtime import ActorFailed, RestartPolicy
-from callboard.testing import ScriptedModel, crash_next
+from callboard.testing import ScriptedModel, crash_next, model_answer
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -95,5 +106,126 @@ def test_turn_of_an_agent_that_has_failed_is_ended_by_the_session(run: Run) -> N
                 assert (await good.chat("two")).text == "good"
 
             assert [each.status for each in await ended(session)] == ["completed", "interrupted", "completed"]
+
+    run(body)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_a_submission_has_joined_goes_on_when_its_caller_leaves(run: Run, *, crashes: bool) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
+            session = Session(runtime, "s")
+            agent = Agent("A", model=ScriptedModel(["answered"], delay_s=5), session=session)
+
+            async def leave() -> None:
+                with anyio.move_on_after(32):  # it has its turn by then
+                    await agent.chat("asked", key="k")
+
+            tasks.start_soon(hold, session)
+            await anyio.sleep(0.1)
+            tasks.start_soon(leave)
+            await anyio.sleep(0.1)
+            submission = await agent.submit("asked", key="k")
+            if crashes:
+                crash_next(runtime, "session", "s")
+                with pytest.raises(Failed):
+                    await session.update_metadata({"a": 1})
+
+            assert (await submission.wait()).text == "answered"
+
+    run(body)
+
+
+@pytest.mark.parametrize("overlap", ["queue", "merge"])
+def test_run_that_a_submission_has_joined_can_go_on_after_its_agent_crashed(run: Run, overlap: Overlap) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
+            session = Session(runtime, "s")
+            agent = Agent("A", model=ScriptedModel(["answered"]), session=session)
+
+            async def lost() -> None:
+                with pytest.raises(Unknown):
+                    await agent.chat("asked", key="k", overlap=overlap)
+
+            tasks.start_soon(hold, session)
+            await anyio.sleep(0.1)
+            tasks.start_soon(lost)
+            await anyio.sleep(0.1)
+            if overlap == "merge":
+                submission = await agent.submit("and this", overlap=overlap)
+            else:
+                submission = await agent.submit("asked", key="k")
+            crash_next(runtime, "agent", "A#1")
+            await anyio.sleep(60)
+            assert (await submission.record()).status == "interrupted"
+
+            resumed = await SessionManager(runtime).resume_interrupted([agent])
+            assert [reply.text for reply in resumed.replies] == ["answered"]
+            assert (await submission.wait()).text == "answered"
+
+    run(body)
+
+
+def test_run_whose_session_has_failed_and_is_resumed_does_not_stay_queued(run: Run) -> None:
+    async def body() -> None:
+        async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
+            session = Session(runtime, "s")
+            agent = Agent("A", model=ScriptedModel(), session=session)
+            tasks.start_soon(agent.chat, "first")  # the session is there
+            await anyio.sleep(1)
+
+            async def lost() -> None:
+                with pytest.raises(ActorFailed):
+                    await agent.chat("asked", key="k")
+
+            tasks.start_soon(hold, session)
+            await anyio.sleep(0.1)
+            tasks.start_soon(lost)
+            await anyio.sleep(0.1)
+            submission = await agent.submit("asked", key="k")
+            for _ in range(RestartPolicy().restarts_max + 1):
+                crash_next(runtime, "session", "s")
+                with pytest.raises(Failed):
+                    await session.update_metadata({"a": 1})
+                await anyio.sleep(3)
+            runtime.resume("session", "s")
+            await anyio.sleep(600)
+
+            assert await submission.status() == "interrupted"
+
+    run(body)
+
+
+def test_usage_of_a_run_whose_agent_fails_is_kept(run: Run) -> None:
+    async def body() -> None:
+        usage = Usage(prompt_tokens=900, completion_tokens=100, total_tokens=1_000, requests=1)
+        call = model_answer(tool_calls=[ToolCall("c", "slow")], usage=usage)
+
+        async def slow() -> str:
+            await anyio.sleep(100)
+            return "never"
+
+        async with Runtime.in_memory() as runtime, anyio.create_task_group() as tasks:
+            session, other = Session(runtime, "s"), Session(runtime, "other")
+            agent = Agent("A", model=ScriptedModel([call]), session=session, tools=[slow])
+            for _ in range(RestartPolicy().restarts_max):
+                crash_next(runtime, "agent", "A#1")
+                with pytest.raises(Failed):
+                    await agent.chat("crash", session=other)
+
+            async def lost() -> None:
+                with pytest.raises(Unknown):
+                    await agent.chat("asked")
+
+            tasks.start_soon(lost)
+            await anyio.sleep(8)
+            crash_next(runtime, "agent", "A#1")
+            with pytest.raises(Failed):
+                await agent.chat("crash", session=other)
+            await anyio.sleep(60)
+
+            (record,) = await session.runs()
+            assert (record.status, record.usage.total_tokens) == ("interrupted", 1_000)
+            assert await session.spans(record.id)
 
     run(body)

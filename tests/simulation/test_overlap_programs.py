@@ -9,6 +9,7 @@ In virtual time, repeatable by its seed, on both backends. What must hold is in 
 import os
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -25,6 +26,7 @@ from callboard import (
     ModelRequest,
     ModelUnavailable,
     RunPolicy,
+    RunRecord,
     Runtime,
     Session,
     SessionManager,
@@ -36,15 +38,19 @@ from callboard.actors.archive import Archive
 from callboard.actors.conversation import units
 from callboard.actors.model import OnDelta
 from callboard.actors.turns import OVERLAP_RULES
-from callboard.runtime import Backoff
+from callboard.runtime import Backoff, RestartPolicy
 from callboard.store import Index, MemoryStore
 from callboard.testing import ScriptedModel, crash_next, model_answer, run_in_virtual_time
 
-_first, _last = (int(number) for number in os.environ.get("CALLBOARD_SEEDS", "0:60").split(":"))
+_first, _last = (int(number) for number in os.environ.get("CALLBOARD_SEEDS", "0:100").split(":"))
 
 SESSIONS = ("a", "b")
-AGENTS = ("Ann", "Bob")
+AGENTS = ("Ann", "Bob", "Ann")
+"""Two agents of one name are one author to a session, and two actors."""
+AGENT_KEYS = tuple(f"{name}#{number}" for number, name in enumerate(AGENTS, 1))
 POLICIES = tuple(OVERLAP_RULES)
+DECIDED = ("cancelled by hand", "a newer input stopped it", "the newer run", "its input was", "session ")
+"""How the error of a run begins that somebody wanted cancelled, or for which there was no room."""
 POLICY = RunPolicy(attempts_max=2, backoff=Backoff(first_s=0.1, max_s=1.0), model_calls_max=5, timeout_s=60.0)
 PATIENCE_S = 100_000.0
 """Of virtual seconds. Who waits so long waits for ever."""
@@ -77,7 +83,7 @@ class Journal:
     inputs: dict[str, Input] = field(default_factory=dict[str, Input])
     faults: list[str] = field(default_factory=list[str])
     keeping: bool = False
-    """Whether inputs of runs that fail, and parts of answers, are kept by some."""
+    """Whether inputs of runs that fail, and parts of answers, are kept by some: these may be said again."""
 
     def check(self, store: MemoryStore) -> None:
         """After a recovery, before anything new."""
@@ -92,17 +98,15 @@ class Journal:
 
     def _check_inputs(self, session: str, archive: Archive, messages: Sequence[Message]) -> None:
         said = [message.text for message in messages if message.role == "user"]
-        answered = [
-            message.text
-            for record in archive.runs(session)
-            if record.status == "completed" and record.first_seq
-            for message in messages[record.first_seq - 1 : record.last_seq]
-            if message.role == "user"
-        ]
+        completed = [record for record in archive.runs(session) if record.status == "completed" and record.agent]
+        answered = [message.text for record in completed for message in (*record.input, *record.heard)]
         doubled = [text for text in set(answered) if answered.count(text) > 1]
         assert not doubled, f"answered twice: {[self.inputs[text] for text in doubled]}"
+        lost = set(answered) - set(said)
+        assert not lost, f"answered, and not in history: {lost}"
         for text in said:
             assert self.inputs[text].session == session
+            assert said.count(text) == 1 or self._may_be_doubled(text, archive), f"{text} stands there twice"
         for each in self.inputs.values():
             if each.session != session:
                 continue
@@ -115,6 +119,27 @@ class Journal:
                 assert each.text in asked, f"{each.text} got the answer of another: {record}"
             if each.outcomes and set(each.outcomes) == {"refused"} and not each.under_way:
                 assert each.text not in said, f"{each.text} is stored, and all who asked were told that it is not"
+            if "told" in each.outcomes:
+                assert each.text in said, f"{each.text} is not stored, and its caller was told that it is"
+
+    def _may_be_doubled(self, text: str, archive: Archive) -> bool:
+        """A part of an answer, and input that was kept together with that of others, stay where it is tried again."""
+        records = [
+            record
+            for record in archive.runs(self.inputs[text].session)
+            if text in [message.text for message in (*record.input, *record.heard)]
+        ]
+        return self.keeping and any(record.partial or len(record.input) + len(record.heard) > 1 for record in records)
+
+    def check_prompt(self, request: ModelRequest) -> None:
+        """What a model is asked: a history that can be sent, with nothing in it twice."""
+        try:
+            units(request.messages)
+        except ValueError as error:
+            self.faults.append(f"sent to the model: {error}")
+        said = [message.text for message in request.messages if message.role == "user"]
+        if len(said) != len(set(said)) and not self.keeping:
+            self.faults.append(f"sent to the model: {said}")
 
     def _check_turns(self, session: str, archive: Archive, messages: Sequence[Message]) -> None:
         records = {record.id: record for record in archive.runs(session)}
@@ -158,10 +183,7 @@ class MoodyModel(ScriptedModel):
         self._tame = tame
 
     async def complete(self, request: ModelRequest, *, on_delta: OnDelta | None = None) -> ModelAnswer:
-        try:
-            units(request.messages)
-        except ValueError as error:
-            self._journal.faults.append(f"sent to the model: {error}")
+        self._journal.check_prompt(request)
         await anyio.sleep(self._chance.choice((0.0, 0.1, 1.0, 3.0)) * self._chance.random())
         lot = self._chance.random()
         if lot < 0.6 or self._tame:
@@ -184,7 +206,10 @@ class OverlapProgram:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.journal = Journal(keeping=self.chance.random() < 0.5)
+        self.policies = [each for each in POLICIES if self.journal.keeping or each != "interrupt"]
         self.store = MemoryStore()
+        self.failed = False
+        """Whether a session may have spent its restarts in this life."""
 
     async def run(self) -> None:
         for _ in range(self.chance.randint(1, 3)):
@@ -199,7 +224,7 @@ class OverlapProgram:
 
     async def _live(self) -> None:
         """One process: open, check what is there, work, end well or crash."""
-        store, crashes = self.store, self.chance.random() < 0.5
+        store, crashes, self.failed = self.store, self.chance.random() < 0.5, False
         async with anyio.create_task_group() as callers:
             try:
                 async with Runtime.on(lambda: store, drain_timeout_s=self.chance.choice((0.0, 5.0))) as runtime:
@@ -211,19 +236,26 @@ class OverlapProgram:
                         await anyio.sleep(self.chance.random() * 3)
                         self._trouble(runtime, store)
                     await anyio.sleep(self.chance.random() * 5)
+                    if self.chance.random() < 0.5:
+                        resume_all(runtime)
                     if crashes:
                         self.store = store.reopened()  # from here on nothing of this life is stored
                         raise Crash
-                    await self._becomes_quiet(store)
+                    await self._becomes_quiet(runtime, store)
             except Crash:
                 pass
 
-    async def _becomes_quiet(self, store: MemoryStore) -> None:
+    async def _becomes_quiet(self, runtime: Runtime, store: MemoryStore) -> None:
         """Nothing goes on for ever: a session is free some time after the last input."""
-        if self.chance.random() < 0.5:
-            await anyio.sleep(1_000.0)
-            left = [record for each in SESSIONS for record in Archive(store).runs(each) if record.is_open]
-            assert not left, f"runs stay open: {left}"
+        if self.chance.random() < 0.7:
+            for _ in range(10):  # crashes that were ordered come with the next messages
+                resume_all(runtime)
+                await anyio.sleep(100.0)
+            while self.failed and (left := open_runs(store)):
+                with suppress(CallboardError):  # who was to end it has seen the session fail: it is ended by hand
+                    await Session(runtime, left[0].session_id).cancel_run(left[0].id)
+                await anyio.sleep(100.0)
+            assert not open_runs(store), f"runs stay open: {open_runs(store)}"
 
     async def _resume_all(self) -> None:
         """What was accepted, and interrupted, can go on; on a store that holds and with a model that answers."""
@@ -232,12 +264,15 @@ class OverlapProgram:
             self.journal.check(store)
             agents = self._agents(runtime, tame=True)
             with anyio.fail_after(PATIENCE_S):
-                resumed = await SessionManager(runtime).resume_interrupted(agents)
+                resumed = await SessionManager(runtime).resume_interrupted(agents[:2])
             assert resumed.errors == {}
             for each in self.journal.inputs.values():
                 for run_id in each.run_ids:
                     record = await Session(runtime, each.session).run(run_id)
-                    assert record.status in ("completed", "failed", "cancelled"), f"{each.text} is left: {record}"
+                    while record.joined:
+                        record = await Session(runtime, each.session).run(record.joined)
+                    decided = record.status == "cancelled" and (record.error or "").startswith(DECIDED)
+                    assert decided or record.status in ("completed", "failed"), f"{each.text} is left: {record}"
 
     def _agents(self, runtime: Runtime, *, tame: bool = False) -> list[Agent]:
         return [
@@ -257,10 +292,14 @@ class OverlapProgram:
             store.fail_next_commit(StoreUnavailable("refused"))
         elif lot < 0.5:
             store.fail_next_commit(StoreUnavailable("answer lost", uncertain=True), after_write=True)
-        elif lot < 0.75:
-            crash_next(runtime, "session", self.chance.choice(SESSIONS))
-        else:
-            crash_next(runtime, "agent", f"{self.chance.choice(AGENTS)}#{self.chance.randint(1, 2)}")
+        elif lot < 0.75:  # once, or until it has failed
+            session = self.chance.choice(SESSIONS)
+            crashes = self.chance.choice((1, 1, 1, RestartPolicy().restarts_max + 1))
+            self.failed |= crashes > 1
+            for _ in range(crashes):
+                crash_next(runtime, "session", session)
+        else:  # not three times: a grant that does that is in quarantine, and with it what would end its turn
+            crash_next(runtime, "agent", self.chance.choice(AGENT_KEYS))
 
     async def _caller(self, runtime: Runtime, agents: list[Agent], chance: random.Random) -> None:
         for _ in range(chance.randint(1, 6)):
@@ -291,7 +330,7 @@ class OverlapProgram:
         ]
         if repeatable and chance.random() < 0.4:
             return chance.choice(repeatable)
-        each = self._input(session, chance.choice(AGENTS), overlap=chance.choice(POLICIES))
+        each = self._input(session, chance.choice(AGENTS), overlap=chance.choice(self.policies))
         if chance.random() < 0.5:
             each.options["key"] = f"key of {each.text}"
         if self.journal.keeping and chance.random() < 0.3:
@@ -300,7 +339,7 @@ class OverlapProgram:
 
     async def _ask(self, session: Session, agents: list[Agent], chance: random.Random) -> None:
         each = self._chosen(session, chance)
-        agent = next(agent for agent in agents if agent.name == each.agent)
+        agent = chance.choice([agent for agent in agents if agent.name == each.agent])
         patience_s = chance.choice((0.0, 0.2, 2.0, 10.0)) if chance.random() < 0.25 else PATIENCE_S
         outcome: Outcome = "unknown"  # also of one whose caller goes away
         each.under_way += 1
@@ -360,8 +399,22 @@ class OverlapProgram:
         each.under_way += 1
         try:
             await session.add_message("user", each.text)
+            each.outcomes.append("told")
         finally:
             each.under_way -= 1
+
+
+def open_runs(store: MemoryStore) -> list[RunRecord]:
+    """Runs that have not ended, as they are stored."""
+    return [record for each in SESSIONS for record in Archive(store).runs(each) if record.is_open]
+
+
+def resume_all(runtime: Runtime) -> None:
+    """Let those go on that have failed."""
+    for kind, keys in (("session", SESSIONS), ("agent", AGENT_KEYS)):
+        for key in keys:
+            with suppress(CallboardError):
+                runtime.resume(kind, key)
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
