@@ -59,6 +59,8 @@ __all__ = ["AGENT_KIND", "AgentActor"]
 
 AGENT_KIND = "agent"
 
+_GAVE_UP = "the agent gave the run up"
+
 _SESSION_DOWN = Backoff(first_s=0.25, max_s=5.0)
 """The pauses between two requests to end a turn, to a session that has failed or was stopped."""
 
@@ -364,24 +366,22 @@ class AgentActor(Actor):
 
     def _accept_answered(self, tag: _Accept, signal: Answered, context: Context) -> None:
         """A submitted run is stored, or another has its key, or it was refused."""
-        live, error = self.live.get(tag.run_id), signal.error
+        live, error = self.live.pop(tag.run_id, None), signal.error
+        joined: Joined | None = signal.value
         if live is None or error is not None:
             if live is not None and live.ticket is not None and error is not None:
-                del self.live[tag.run_id]
                 live.ticket.fail(error)
-            if isinstance(error, Unknown) or (error is None and signal.value is None):
+            if isinstance(error, Unknown) or (error is None and joined is None):
                 # It may be stored, or is, and its caller was not told: an activation crashed that was to say so.
-                self._end_turn(tag.session_id, CancelTurn(tag.run_id, "the agent gave the run up", None), context)
+                self._end_turn(tag.session_id, CancelTurn(tag.run_id, _GAVE_UP, None), context)
             return
-        joined: Joined | None = signal.value
         assert live.ticket is not None
         live.ticket.reply(tag.run_id if joined is None else joined.run_id)
         live.ticket = None
         if joined is None:
-            live.submitted = True
+            self.live[tag.run_id], live.submitted = live, True
             self._ask(live.request, context, accepted=True)
             return
-        del self.live[tag.run_id]
         if ON_KEY[joined.status] == "resume" and joined.run_id not in self.live:
             self._resume_joined(live, joined, context)
 
@@ -473,13 +473,13 @@ def _end_of(tag: _Begin, signal: Answered, *, waited: bool) -> CancelTurn | None
 
     `waited` is whether the run was in the session's queue: then others may have come to want it.
     """
-    error, gave_up = signal.error, "the agent gave the run up"
+    error = signal.error
     if tag.resumes:  # another may have it go on: only a grant is ours to give back
         lost = error is None or isinstance(error, Unknown)
-        return CancelTurn(tag.run_id, gave_up, "interrupted") if lost else None
+        return CancelTurn(tag.run_id, _GAVE_UP, "interrupted") if lost else None
     if error is None or isinstance(error, Unknown):
         # Given up meanwhile, here or by an activation that crashed; or it may be granted without our hearing of it.
-        return CancelTurn(tag.run_id, gave_up, None)
+        return CancelTurn(tag.run_id, _GAVE_UP, None)
     if isinstance(error, Busy | StaleTurn):  # the session's own decision
         return CancelTurn(tag.run_id, str(error), "cancelled") if tag.accepted else None
     return CancelTurn(tag.run_id, str(error), None) if tag.accepted or waited else None

@@ -339,7 +339,7 @@ class Archive:
         try:
             self._store.scan_index(index, after=position, limit=0)  # only a store knows its positions
         except ValueError as error:
-            raise _cursors(owner, tag).refusal(cursor) from error
+            raise _cursors(owner, tag, what="this store").refusal(cursor) from error
 
     def with_open_runs(self) -> list[str]:
         """The ids of the sessions in which a run is open."""
@@ -426,5 +426,5 @@ def _index_of(owner: str | None, tag: str | None) -> tuple[Index, bytes]:
     return (Index.TAG, index_prefix(tag)) if tag is not None else (Index.UPDATED, b"")
 
 
-def _cursors(owner: str | None, tag: str | None) -> Cursors:
-    return Cursors.of(owner, tag, what="this list", advice=_CURSOR_ADVICE)
+def _cursors(owner: str | None, tag: str | None, *, what: str = "this list") -> Cursors:
+    return Cursors.of(repr((owner, tag)), what=what, advice=_CURSOR_ADVICE)

@@ -22,9 +22,9 @@ class Cursors(Struct, frozen=True):
     advice: str
 
     @classmethod
-    def of(cls, *listed: object, what: str, advice: str) -> "Cursors":
-        """Those of what is listed by these: ids, filters, anything whose repr tells it from the others."""
-        return cls(hashlib.blake2b(repr(listed).encode(), digest_size=_NAME_BYTES).digest(), what, advice)
+    def of(cls, listed: str, *, what: str, advice: str) -> "Cursors":
+        """Those of what is listed: a text that tells it, with its filters, from all others."""
+        return cls(hashlib.blake2b(listed.encode(), digest_size=_NAME_BYTES).digest(), what, advice)
 
     def to(self, place: bytes) -> str:
         """The cursor to this place."""

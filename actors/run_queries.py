@@ -102,7 +102,7 @@ class RunWalk:
         self._archive = Archive(store)
         self._wanted = wanted
         listed = (sorted(wanted.statuses), wanted.agent, wanted.since_ms, session_id)
-        self._cursors = Cursors.of(*listed, what="this list", advice=_CURSOR_ADVICE)
+        self._cursors = Cursors.of(repr(listed), what="this list", advice=_CURSOR_ADVICE)
         by_index = session_id is None and bool(wanted.statuses) and "completed" not in wanted.statuses
         walk = _ByIndex(store, wanted) if by_index else _BySession(store, self._archive, wanted, session_id)
         self._walk: _ByIndex | _BySession = walk

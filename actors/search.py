@@ -82,7 +82,8 @@ class Wanted(Struct, frozen=True):
 
     def cursors(self, *scope: str | None) -> Cursors:
         """Those of this search in this scope."""
-        return Cursors.of(self.words, self.role, self.author, scope, what="this search", advice=_CURSOR_ADVICE)
+        listed = repr((self.words, self.role, self.author, scope))
+        return Cursors.of(listed, what="this search", advice=_CURSOR_ADVICE)
 
 
 def folded(text: str) -> str:

@@ -172,8 +172,7 @@ class SessionActor(EditableSession, StoppableSession, CompactedSession, TracedSe
         """Move a run made by hand along the table of run_record.py."""
         record = self.ledger.runs.get(message.run_id)
         if record is None or not record.manual:
-            # Not open: what the archive says of it may be older than an end that is on its way to the disk.
-            ended = record or self.ledger.ended.get(message.run_id) or self.archive.run(self.id.key, message.run_id)
+            ended = self.record_of(message.run_id)
             raise InvalidTransition(ended.id, status=ended.status, wanted=message.end.status)
         moved = self.ledger.move_run(record, message.end, at_ms=context.wall_ms())
         self.stage(context)

@@ -67,6 +67,7 @@ class TurnSession(WaitedSession, WindowedSession):
             found = self.keyed(message.key, run.id, at_ms=at_ms)
             if found is not None and ON_KEY[found.status] != "run":
                 self.keep_going(message, found, context)
+                self.stage(context)
                 return self.joined(found)
             run = as_retry(run, found)
         self._check_room(message.overlap)

@@ -140,7 +140,8 @@ class WaitedSession(ReadableSession):
             self._tell_followers(record.id, context)
 
     def keep_going(self, message: AcceptRun, found: RunRecord, context: Context) -> None:
-        """What is submitted is answered by a run that there is: it is stored, and goes on without its caller."""
+        """What is submitted is answered by a run that there is: it goes on without its caller, and that is stored with
+        what is staged next."""
         assert message.key is not None
         if self._has_outcome(found) or found.submitted:
             return
@@ -151,12 +152,7 @@ class WaitedSession(ReadableSession):
             self.remember(message.key, found.id, at_ms=at_ms)
         else:
             self.ledger.note_submitted(found)
-        self.stage(context)
         self._tell_followers(found.id, context)
-
-    def stage(self, context: Context) -> None:
-        """Write what the ledger has gathered. `TurnSession` does."""
-        raise NotImplementedError
 
     def join(self, begin: BeginTurn, ticket: Ticket, record: RunRecord, *, how: DeliveredAs, context: Context) -> None:
         """Answer a request for a turn with another run, which it follows from now on."""
@@ -189,8 +185,9 @@ class WaitedSession(ReadableSession):
             if record.joined:
                 waits = self._waits.pop(run_id)
                 self._waits.setdefault(record.joined, []).extend(waits)
+                joined = self.record_of(record.joined)
                 for _, wait in waits:
-                    self.follow(self.record_of(record.joined), wait.follower, context)
+                    self.follow(joined, wait.follower, context)
             elif self._has_outcome(record):
                 self.settle_wait(record)
         wanted = {run_id for run_id in self._followers if run_id in self.ledger.runs or self.turns.holds(run_id)}

@@ -121,7 +121,7 @@ def test_cursor_of_another_kind_of_store_is_refused(tmp_path: Path) -> None:
     cursor = shelf_of(3).archive.sessions(limit=1).cursor
     LmdbStore(tmp_path).close()
 
-    with Archive.open(tmp_path) as archive, pytest.raises(ValueError, match=r"cursor of this list: pass page\.cursor"):
+    with Archive.open(tmp_path) as archive, pytest.raises(ValueError, match=r"cursor of this store: pass page\.cursor"):
         archive.sessions(cursor=cursor)
 
 

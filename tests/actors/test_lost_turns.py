@@ -1,9 +1,11 @@
 """Turns whose agent crashes, or fails, at the wrong moment: the session does not wait for ever."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from callboard import (
     Agent,
@@ -29,10 +31,19 @@ async def ended(session: Session) -> list[RunRecord]:
     return sorted(runs, key=lambda record: record.created_at_ms)
 
 
-async def hold(session: Session) -> None:
+async def hold(session: Session, seconds: float = 30.0) -> None:
     async with session.turn() as turn:
-        await anyio.sleep(30.0)
+        await anyio.sleep(seconds)
         turn.add("user", "by hand")
+
+
+async def queue_behind_a_held_turn(
+    tasks: TaskGroup, session: Session, call: Callable[[], Coroutine[Any, Any, None]], *, held_s: float = 30.0
+) -> None:
+    tasks.start_soon(hold, session, held_s)
+    await anyio.sleep(0.1)
+    tasks.start_soon(call)
+    await anyio.sleep(0.1)
 
 
 def test_agent_that_crashes_on_its_grant_gives_the_turn_back(run: Run) -> None:
@@ -45,10 +56,7 @@ def test_agent_that_crashes_on_its_grant_gives_the_turn_back(run: Run) -> None:
                 with pytest.raises(Unknown):
                     await agent.chat("one")
 
-            tasks.start_soon(hold, session)
-            await anyio.sleep(0.1)
-            tasks.start_soon(lost)
-            await anyio.sleep(0.1)
+            await queue_behind_a_held_turn(tasks, session, lost)
             crash_next(runtime, "agent", "A#1")
             await anyio.sleep(60)
             with anyio.fail_after(60):
@@ -92,10 +100,7 @@ def test_turn_of_an_agent_that_has_failed_is_ended_by_the_session(run: Run) -> N
                 with pytest.raises(Unknown):
                     await bad.chat("one")
 
-            tasks.start_soon(hold, session)
-            await anyio.sleep(0.1)
-            tasks.start_soon(lost)
-            await anyio.sleep(0.1)
+            await queue_behind_a_held_turn(tasks, session, lost)
             for _ in range(RestartPolicy().restarts_max + 1):
                 crash_next(runtime, "agent", "Bad#1")
                 with pytest.raises(Failed):
@@ -121,10 +126,7 @@ def test_what_a_submission_has_joined_goes_on_when_its_caller_leaves(run: Run, *
                 with anyio.move_on_after(32):  # it has its turn by then
                     await agent.chat("asked", key="k")
 
-            tasks.start_soon(hold, session)
-            await anyio.sleep(0.1)
-            tasks.start_soon(leave)
-            await anyio.sleep(0.1)
+            await queue_behind_a_held_turn(tasks, session, leave)
             submission = await agent.submit("asked", key="k")
             if crashes:
                 crash_next(runtime, "session", "s")
@@ -147,10 +149,7 @@ def test_run_that_a_submission_has_joined_can_go_on_after_its_agent_crashed(run:
                 with pytest.raises(Unknown):
                     await agent.chat("asked", key="k", overlap=overlap)
 
-            tasks.start_soon(hold, session)
-            await anyio.sleep(0.1)
-            tasks.start_soon(lost)
-            await anyio.sleep(0.1)
+            await queue_behind_a_held_turn(tasks, session, lost)
             if overlap == "merge":
                 submission = await agent.submit("and this", overlap=overlap)
             else:
@@ -178,16 +177,13 @@ def test_run_whose_session_has_failed_and_is_resumed_does_not_stay_queued(run: R
                 with pytest.raises(ActorFailed):
                     await agent.chat("asked", key="k")
 
-            tasks.start_soon(hold, session)
-            await anyio.sleep(0.1)
-            tasks.start_soon(lost)
-            await anyio.sleep(0.1)
+            await queue_behind_a_held_turn(tasks, session, lost, held_s=300.0)
             submission = await agent.submit("asked", key="k")
             for _ in range(RestartPolicy().restarts_max + 1):
+                await session.message_count()  # it is there again, with what it was asked before
                 crash_next(runtime, "session", "s")
                 with pytest.raises(Failed):
                     await session.update_metadata({"a": 1})
-                await anyio.sleep(3)
             runtime.resume("session", "s")
             await anyio.sleep(600)
 

@@ -237,7 +237,7 @@ def test_the_loop_goes_on_while_a_large_store_is_searched(run_in_real_time: Run,
     async def body() -> None:
         async with Runtime.on(lambda: LmdbStore(tmp_path)) as runtime:
             session = Session(runtime, "s")
-            await session.add_messages([Message(role="user", content=f"text ä {n} " * 20) for n in range(4_000)])
+            await session.add_messages([Message(role="user", content=f"text ä {n} " * 20) for n in range(12_000)])
             turns, waiting = 0, True
             page = SearchPage([], None)
 
@@ -249,11 +249,11 @@ def test_the_loop_goes_on_while_a_large_store_is_searched(run_in_real_time: Run,
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(count)
-                page = await SessionManager(runtime).search("ä 3999")
+                page = await SessionManager(runtime).search("ä 11999")
                 waiting = False
 
-            assert seqs_of(page) == [4_000]
-            assert turns > 5  # nobody but this task had the loop
+            assert seqs_of(page) == [12_000]
+            assert turns > 20  # nobody but this task had the loop
 
     run_in_real_time(body)
 
